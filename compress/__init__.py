@@ -5,7 +5,10 @@ The names below are loaded on first use, so that ``import compress`` stays cheap
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compress.compaction import ChannelGroup, Compaction, channel_groups, compact
 
 # ONNX Runtime's wheel writes telemetry files unless this is set before its import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -1,0 +1,157 @@
+"""The pruning goal, and the selection of units that meets it exactly."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from compress.errors import UsageError, nearest
+from compress.masks import rank
+from compress.units import Keep, Units
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be left; exactly one of the first four is given.
+
+    Sparsity, compression and macs are measured against the *dense* model, also in a later step on a
+    narrower one. Counts are met exactly: the largest selection that does not exceed the goal is kept.
+
+    Attributes:
+        sparsity: fraction of the prunable weights that become zero, in [0, 1).
+        compression: prunable weights / weights left, >= 1.
+        macs: multiply-accumulates left: a fraction in (0, 1], or a count above 1.
+        keep: per layer, units left: a count (int >= 1) or a fraction (float in (0, 1]); layers not named stay whole.
+        scope: ``global`` ranks all units together, ``layer`` takes the same fraction of every layer.
+        ranking: for the global scope, ``raw`` scores or ``normalised`` by their layer's mean (layers of
+            different fan-in become comparable).
+        floor: least fraction of every layer that stays (one unit always does).
+    """
+
+    sparsity: float | None = None
+    compression: float | None = None
+    macs: float | None = None
+    keep: dict[str, int | float] | None = None
+    scope: Literal["global", "layer"] = "global"
+    ranking: Literal["raw", "normalised"] = "raw"
+    floor: float = 0.0
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # read when a recipe is validated
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("sparsity", "compression", "macs", "keep") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise UsageError(f"a budget is one of sparsity, compression, macs or keep; found {found}")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise UsageError(f"sparsity must be in [0, 1), got {self.sparsity:g}; for 90 % write 0.9")
+        if self.compression is not None and not self.compression >= 1:
+            raise UsageError(f"compression must be at least 1, got {self.compression:g}; 40 keeps 1/40 of the weights")
+        if self.macs is not None and not self.macs > 0:
+            raise UsageError(f"macs must be a fraction in (0, 1] or a count, got {self.macs:g}")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"floor must be in [0, 1], got {self.floor:g}")
+        for layer, amount in (self.keep or {}).items():
+            if amount <= 0 or (isinstance(amount, float) and amount > 1):
+                raise UsageError(
+                    f"keep.{layer} must be a count >= 1 or a fraction in (0, 1] (write 1.0 for all), got {amount:g}"
+                )
+
+    def describe(self) -> str:
+        """Say the goal in a few words, for progress lines."""
+        if self.keep is not None:
+            return f"keep {sum(self.keep.values()):g} in {len(self.keep)} layers"
+        name = next(n for n in ("sparsity", "compression", "macs") if getattr(self, n) is not None)
+        return f"{name} {getattr(self, name):g}"
+
+
+Relax = Callable[[float], float]
+"""Maps the final kept fraction to the one in force now; the identity at the end of a schedule."""
+
+
+def select(budget: Budget, units: Units, scores: dict[str, Tensor], relax: Relax = lambda kept: kept) -> Keep:
+    """Units that stay: those with the largest scores, as many as the budget allows.
+
+    For element units and scores ``|v|`` this is the Euclidean projection of ``v`` onto the budget's set
+    (Zhang et al. 2018, eq. 9); for channel units and L2 norms, the projection onto group sparsity.
+
+    Args:
+        budget: the goal.
+        units: what is counted, and the cost of a selection.
+        scores: one tensor of shape (units,) per layer, larger = more important, finite.
+        relax: schedule of the kept fraction.
+
+    Raises:
+        UsageError: ``keep`` names a layer that does not exist, or the goal cannot be met even with the floor.
+    """
+    if budget.keep is not None:
+        return _select_per_layer(budget, units, scores, relax)
+    path = _global_path(budget, scores) if budget.scope == "global" else _layer_path(budget, scores)
+    if budget.macs is not None:
+        cost, dense, final = units.macs, units.dense_macs, budget.macs
+        kept = final / dense if final > 1 else final
+    else:
+        cost, dense = units.weights, units.dense_weights
+        kept = 1 - budget.sparsity if budget.sparsity is not None else 1 / (budget.compression or 1)
+    # A tolerance of one part in a billion keeps (1 - 0.9) * 1000 from becoming 99.
+    goal = int(relax(kept) * dense * (1 + 1e-9))
+    return _largest(path, sum(units.blocks.values()), cost, goal, budget)
+
+
+def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int], goal: int, budget: Budget) -> Keep:
+    """Largest selection on a nested path whose cost does not exceed the goal, by bisection."""
+    if cost(path(total)) <= goal:
+        return path(total)
+    if (least := cost(path(0))) > goal:
+        raise UsageError(
+            f"{budget.describe()} leaves {goal}, but one unit per layer (floor {budget.floor:g}) already costs "
+            f"{least}; ask for less"
+        )
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(path(middle)) <= goal else (low, middle)
+    return path(low)
+
+
+def _floors(budget: Budget, scores: dict[str, Tensor]) -> dict[str, int]:
+    return {name: max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
+
+
+def _global_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], Keep]:
+    """Selections nested by one ranking over all layers; path(0) is the floor of every layer."""
+    floors = _floors(budget, scores)
+    flat = []
+    for name, score in scores.items():
+        scale = score.clamp_min(0).mean().clamp_min(1e-30) if budget.ranking == "normalised" else 1.0
+        inside = rank(score) < floors[name]
+        flat.append(torch.where(inside, torch.inf, (score / scale).double()))
+    sizes = [s.numel() for s in flat]
+    ranks = dict(zip(scores, torch.split(rank(torch.cat(flat)), sizes), strict=True))
+    least = sum(floors.values())
+    return lambda count: {name: r < max(count, least) for name, r in ranks.items()}
+
+
+def _layer_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], Keep]:
+    """Selections that keep the same fraction of every layer."""
+    floors = _floors(budget, scores)
+    ranks = {name: rank(score) for name, score in scores.items()}
+    total = sum(r.numel() for r in ranks.values())
+    return lambda count: {name: r < max(floors[name], count * r.numel() // total) for name, r in ranks.items()}
+
+
+def _select_per_layer(budget: Budget, units: Units, scores: dict[str, Tensor], relax: Relax) -> Keep:
+    keep = budget.keep or {}
+    for layer in keep:
+        if layer not in units.blocks:
+            raise UsageError(f"keep names no layer {layer!r}; {nearest(layer, units.blocks)}")
+    counts = {}
+    for name, score in scores.items():
+        amount = keep.get(name, 1.0)
+        final = amount if isinstance(amount, int) else max(1, round(amount * score.numel()))
+        if final > score.numel():
+            raise UsageError(f"keep.{name} = {final}, but the layer has {score.numel()} {units.noun}s")
+        counts[name] = max(final, int(relax(final / score.numel()) * score.numel()))
+    return {name: rank(score) < counts[name] for name, score in scores.items()}

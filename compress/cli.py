@@ -1,0 +1,305 @@
+"""The command line. Heavy modules are imported inside the commands, so that ``compress --help`` is quick."""
+
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from compress import __version__
+from compress.errors import CompressError, UsageError
+
+_DEFAULT_RECIPE = "lenet5-mnist"
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds like a keyboard interrupt, so that the report says so."""
+
+
+class _Group(click.Group):
+    """Ends every command in one of the documented exit codes."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        extra["standalone_mode"] = False
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            sys.exit(super().main(*args, **extra) or 0)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(2)
+        except CompressError as error:
+            click.echo(f"compress: {error}", err=True)
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("compress: interrupted; the same command continues from the last finished epoch", err=True)
+            sys.exit(130)
+        except _Terminated:
+            click.echo("compress: terminated; the same command continues from the last finished epoch", err=True)
+            sys.exit(143)
+        except Exception as error:
+            sys.exit(_internal_error(error))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _internal_error(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile("w", prefix="compress-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    click.echo(f"compress: internal error ({type(error).__name__}); please report it with {log.name}", err=True)
+    return 1
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="compress")
+def main() -> None:
+    """Prune a PyTorch image model, compact it exactly, export it to ONNX and validate it in ONNX Runtime.
+
+    Exit codes: 0 ok, 1 internal error, 2 bad input, 3 a gate or parity failed, 4 could not finish (resumable),
+    130 / 143 interrupted (resumable).
+    """
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_RECIPE_OPTIONS = {
+    "model": "model.name",
+    "weights": "model.weights",
+    "data": "data.name",
+    "data_root": "data.root",
+    "train_epochs": "train.epochs",
+    "seed": "seed",
+    "device": "device",
+    "precision": "precision",
+    "formats": "export.formats",
+    "opset": "export.opset",
+    "batch": "export.batch",
+    "uint8_input": "export.uint8_input",
+    "targets": "validate.targets",
+    "threads": "validate.threads",
+    "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
+    "max_latency_ms": "validate.gates.max_latency_ms",
+    "min_speedup": "validate.gates.min_speedup",
+    "max_size_kb": "validate.gates.max_size_kb",
+}
+"""Command-line option -> key of the recipe."""
+
+_GATE_OPTIONS = _options(
+    click.option("--max-latency-ms", type=float, metavar="MS", help="Gate: highest median latency."),
+    click.option("--max-size-kb", type=float, metavar="KB", help="Gate: largest model file, 1 KB = 1000 bytes."),
+)
+
+
+@main.command("prune-and-export")
+@click.argument("recipe", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Run directory.  [default: runs/RECIPE]")
+@click.option(
+    "--model",
+    metavar="SPEC",
+    help="Built-in name, torchvision:NAME, file.py:Factory or package.module:Factory.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Start from these weights: safetensors or a state dict.",
+)
+@click.option(
+    "--data",
+    metavar="SPEC",
+    help="Built-in name, imagefolder:DIR, file.py:factory or package.module:factory.",
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets live.")
+@click.option(
+    "--method",
+    help="Prune in one step with this method (see `compress methods`) instead of the recipe's steps.",
+)
+@click.option("--units", type=click.Choice(["element", "channel"]), help="With --method: what is pruned as one piece.")
+@click.option("--sparsity", type=float, help="With --method: fraction of the weights that become zero.")
+@click.option("--compression", type=float, help="With --method: weights / weights left.")
+@click.option("--macs", type=float, help="With --method: multiply-accumulates left, a fraction or a count.")
+@click.option("--epochs", type=int, help="With --method: epochs of the method.")
+@click.option("--finetune-epochs", type=int, help="With --method: epochs of masked retraining.")
+@click.option("--train-epochs", type=int, help="Epochs of the dense training; 0 keeps the given weights.")
+@click.option("--seed", type=int, help="Every random draw derives from it.")
+@click.option("--device", help="cpu, cuda, cuda:1 or auto.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the training's forward pass."
+)
+@click.option("--format", "formats", multiple=True, help="Output format; may be repeated.")
+@click.option("--opset", type=int, help="ONNX operator set.")
+@click.option("--batch", metavar="N|dynamic", help="Batch size of the exported model.")
+@click.option(
+    "--uint8-input",
+    is_flag=True,
+    default=None,
+    help="Normalise inside the graph: the app feeds raw uint8 NHWC pixels.",
+)
+@click.option("--target", "targets", multiple=True, help="Where latency is measured; may be repeated.")
+@click.option("--threads", type=int, help="ONNX Runtime's threads in the latency measurement.")
+@click.option(
+    "--max-accuracy-drop-points",
+    type=float,
+    metavar="P",
+    help="Gate: dense minus pruned accuracy, percentage points.",
+)
+@click.option("--min-speedup", type=float, metavar="X", help="Gate: the low end of the speed-up's spread.")
+@_GATE_OPTIONS
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of the recipe: train.lr=0.01, prune.0.rho=1e-3.",
+)
+@click.option("--quiet", is_flag=True, help="Only the summary and what went wrong.")
+def prune_and_export(
+    recipe: str | None, out: Path | None, quiet: bool, assignments: tuple[str, ...], **options: Any
+) -> None:
+    """Train or load a model, prune it, compact it exactly, export it to ONNX and validate it.
+
+    RECIPE is a built-in recipe (see `compress recipes`) or a TOML file; options and --set override it. Without any
+    argument the recipe lenet5-mnist runs on the MNIST that comes with the tool. The same command again resumes.
+    """
+    from rich.console import Console
+
+    from compress.pipeline import prune_and_export
+    from compress.progress import Display
+    from compress.report.console import summary
+    from compress.report.store import read_json
+
+    resolved = _resolve(recipe, assignments, options)
+    directory = out or Path("runs") / Path(recipe or _DEFAULT_RECIPE).stem
+    try:
+        prune_and_export(resolved, directory, Display(quiet=quiet))
+    finally:
+        if (directory / "report.json").exists() and not isinstance(sys.exception(), UsageError):
+            summary(read_json(directory / "report.json"), Console(highlight=False), directory)
+
+
+def _resolve(spec: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:
+    """The recipe with the command line's overrides."""
+    from compress import recipe
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    other_network = not spec and given.keys() & {"model", "data"}
+    table = {} if other_network else recipe.read(spec or _DEFAULT_RECIPE)
+    if (step := _one_step(given)) is not None:
+        table = {**table, "prune": [step]}
+    elif other_network:
+        raise UsageError(
+            "--model or --data without a recipe needs --method with a budget, such as --method admm --sparsity 0.9"
+        )
+    if "batch" in given and given["batch"] != "dynamic":
+        given["batch"] = int(given["batch"]) if given["batch"].isdigit() else given["batch"]
+    values = {_RECIPE_OPTIONS[name]: _plain(value) for name, value in given.items() if name in _RECIPE_OPTIONS}
+    return recipe.build(recipe.override(table, {**values, **dict(map(recipe.parse_assignment, assignments))}))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
+    """The short form: one step from --method and its budget."""
+    budget: dict[str, Any] = {name: given[name] for name in ("sparsity", "compression", "macs") if name in given}
+    rest: dict[str, Any] = {name: given[name] for name in ("method", "units", "epochs") if name in given}
+    if not budget and not rest and "finetune_epochs" not in given:
+        return None
+    if "method" not in given:
+        raise UsageError(
+            "--units, --epochs, --finetune-epochs and budgets belong to one step: "
+            "add --method, or use --set prune.0.KEY=VALUE"
+        )
+    if len(budget) != 1:
+        raise UsageError(
+            f"--method needs one of --sparsity, --compression and --macs; got {' and '.join(budget) or 'none'}"
+        )
+    tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}
+    return {**rest, "budget": budget, **tune}
+
+
+@main.command()
+@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.option("--data", required=True, metavar="SPEC", help="Data set to test on; as in prune-and-export.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets live.")
+@click.option("--reference", type=click.Path(path_type=Path), help="ONNX file whose outputs it must reproduce.")
+@click.option("--min-accuracy", type=float, help="Gate: least accuracy, a fraction.")
+@click.option(
+    "--mean", help="Per channel, comma-separated, for pixels in 0..1.  [default: the file's, else the data's]"
+)
+@click.option("--std", help="Per channel, comma-separated.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the model's input.  [default: from its shape]")
+@click.option("--threads", type=int, default=1, show_default=True, help="ONNX Runtime's threads.")
+@_GATE_OPTIONS
+def validate(onnx_file: Path, **options: Any) -> None:
+    """Accuracy, latency and, with --reference, parity of an ONNX file from anyone; exit code 3 where a gate fails."""
+    from compress.foreign import Question, validate_file
+
+    gates = {name: options.pop(name) for name in ("min_accuracy", "max_latency_ms", "max_size_kb")}
+    given = {name: limit for name, limit in gates.items() if limit is not None}
+    for line in validate_file(Question(onnx_file, gates=given, **options)):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def report(directory: Path) -> None:
+    """Print a run's summary again and rewrite its report.html from report.json."""
+    from rich.console import Console
+
+    from compress.report.console import summary
+    from compress.report.html import write_html
+    from compress.report.store import read_json
+
+    found = read_json(directory / "report.json")
+    write_html(found, directory / "report.html")
+    summary(found, Console(highlight=False), directory)
+
+
+@main.command()
+def methods() -> None:
+    """List the pruning methods."""
+    from compress.methods import summaries
+
+    _list(summaries())
+
+
+@main.command()
+def models() -> None:
+    """List the built-in models."""
+    from compress_models import names
+
+    _list(
+        {
+            **names(),
+            "torchvision:NAME": "any of torchvision's classifiers",
+            "file.py:Factory": "your own, also package.module:Factory",
+        }
+    )
+
+
+@main.command()
+def recipes() -> None:
+    """List the built-in recipes."""
+    from compress.recipe import builtin
+
+    _list(builtin())
+
+
+def _list(entries: dict[str, str]) -> None:
+    width = max(map(len, entries), default=0)
+    for name, line in entries.items():
+        click.echo(f"{name:<{width}}  {line}")

@@ -1,0 +1,206 @@
+"""The model as a graph of ATen operators, and the one pass over it that runs every operator's rule."""
+
+import copy
+import operator
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils._pytree import tree_map_only
+
+from compress.compaction.ids import Tagged, unlabelled
+from compress.compaction.rules import find_rule
+from compress.compaction.trace import Analysis, Trace
+from compress.compaction.verify import first_line
+from compress.errors import CompactionError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The exported graph of a model in evaluation mode; it does not depend on the weights' values.
+
+    nodes: ATen operators in execution order.
+    leaves: placeholder -> parameter or buffer; tied ones share one name.
+    constants: placeholder -> a tensor written in the code.
+    owners: parameter or buffer -> the module that holds it.
+    fixed: buffers that a saved state would not bring back; they keep their shape.
+    batch: length of the first axis of the first input.
+    """
+
+    nodes: tuple[Node, ...]
+    leaves: dict[str, str]
+    constants: dict[str, Tensor]
+    owners: dict[str, nn.Module]
+    fixed: frozenset[str]
+    batch: int
+
+    @cached_property
+    def calls(self) -> dict[str, int]:
+        """How many operators read each parameter or buffer."""
+        counts: dict[str, int] = dict.fromkeys(self.leaves.values(), 0)
+        for node in self.nodes:
+            if node.op == "placeholder" and node.name in self.leaves:
+                counts[self.leaves[node.name]] += len(node.users)
+        return counts
+
+
+def reference_copy(model: nn.Module) -> nn.Module:
+    """A float64 copy on the CPU in evaluation mode: what is analysed and what a result is proved on."""
+    return copy.deepcopy(model).to(device="cpu", dtype=torch.float64).eval()
+
+
+def load(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Graph:
+    """Export a reference copy; CompactionError if it cannot be exported."""
+    names = first_names(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations are no news to our caller
+            program = torch.export.export(model, example_inputs, strict=False)
+    except Exception as cause:  # torch.export documents no closed set of errors
+        raise CompactionError(
+            f"torch.export cannot follow the model in float64, evaluation mode: {first_line(cause)}"
+        ) from cause
+    signature = program.graph_signature
+    leaves = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants = {name: program.constants[key] for name, key in signature.inputs_to_lifted_tensor_constants.items()}
+    saved = set(model.state_dict())
+    return Graph(
+        nodes=tuple(program.graph.nodes),
+        leaves={name: names[target] for name, target in leaves.items()},
+        constants={name: value for name, value in constants.items() if isinstance(value, Tensor)},
+        owners={name: model.get_submodule(name.rpartition(".")[0]) for name in set(names.values())},
+        fixed=frozenset(name for name in names.values() if name not in saved),
+        batch=example_inputs[0].shape[0] if example_inputs[0].dim() else 1,
+    )
+
+
+def leaf_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name they have."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def values(model: nn.Module) -> dict[str, Tensor]:
+    """What `leaf_tensors` hold, without gradients."""
+    return {name: tensor.detach() for name, tensor in leaf_tensors(model).items()}
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Each parameter's and buffer's name -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in leaf_tensors(model).items()}
+
+
+def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, trust_sizes: bool) -> Analysis:
+    """Run every operator's rule once, in order.
+
+    Args:
+        graph: from `load`.
+        tensors: float64 values of parameters and buffers by name.
+        trust_sizes: take a size burnt into the graph (`view(n, 400)`) to follow the tensor it was computed
+            from; False takes it to be written in the code.
+    """
+    trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, trust_sizes=trust_sizes)
+    run = _Run(graph, trace)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            run.env[node] = run.placeholder(node)
+        elif node.op == "get_attr":
+            run.env[node] = None  # the body of a higher-order operator, which has no rule
+        elif node.op == "call_function":
+            run.env[node] = run.call(node)
+        elif node.op == "output":
+            torch.fx.map_arg(node.args, lambda result: trace.freeze_all(run.env[result]))
+    return trace.finish(graph.batch)
+
+
+@dataclass
+class _Run:
+    """One interpretation: the tagged value of each node, and which nodes may share memory."""
+
+    graph: Graph
+    trace: Trace
+    env: dict[Node, Any] = field(default_factory=dict)
+    memory: dict[Node, Node] = field(default_factory=dict)  # node -> the node whose memory it may look into
+
+    @cached_property
+    def order(self) -> dict[Node, int]:
+        return {node: index for index, node in enumerate(self.graph.nodes)}
+
+    def placeholder(self, node: Node) -> Tagged:
+        shape = node.meta["val"].shape if isinstance(node.meta["val"], Tensor) else torch.Size()
+        if node.name in self.graph.leaves:
+            name = self.graph.leaves[node.name]
+            return replace(unlabelled(shape, self.trace.tensors[name]), source=name, dtype=node.meta["val"].dtype)
+        plain = unlabelled(shape, self.graph.constants.get(node.name))
+        return replace(plain, dtype=getattr(node.meta["val"], "dtype", torch.float64))
+
+    def call(self, node: Node) -> Any:
+        self.trace.enter(node)
+        if node.target is operator.getitem:
+            (source,) = node.all_input_nodes
+            self.memory[node] = self.memory.get(source, source)
+            return self.env[source][node.args[1]]
+        rule = find_rule(node.target)
+        args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda operand: self.env[operand])
+        if not rule.takes_parameters:
+            args, kwargs = self.trace.open((args, kwargs))
+        result = rule.run(self.trace, *args, **kwargs)
+        result = with_dtypes(result, node.meta.get("val"))
+        for victim in written(node):
+            result = self.overwrite(victim, node, result)
+        if rule.is_view and isinstance(node.args[0], Node):
+            self.memory[node] = self.memory.get(node.args[0], node.args[0])
+        return result
+
+    def overwrite(self, victim: Node, node: Node, result: Any) -> Any:
+        """An in-place operator: whoever else looks into the same memory no longer holds what was recorded."""
+        root = self.memory.get(victim, victim)
+        self.memory[node] = root
+        sharing = [other for other in self.env if self.memory.get(other, other) is root and other is not victim]
+        now = self.order[node]
+        stale = any(self.order[user] > now for other in sharing for user in other.users)
+        if not stale and root.op != "placeholder" and isinstance(result, Tagged):
+            self.env[victim] = result
+            return result
+        return self.spoil([*sharing, victim], node, result)
+
+    def spoil(self, nodes: list[Node], node: Node, result: Any) -> Any:
+        """Freeze everything that looks into overwritten memory, and forget its values."""
+        operands = [self.env[n] for n in (*nodes, *node.all_input_nodes)]
+        self.trace.unknown(result, operands, why="writes into a view of another tensor")
+        for other in nodes:
+            self.env[other] = tree_map_only(Tagged, forget, self.env[other])
+        return tree_map_only(Tagged, forget, result)
+
+
+def forget(tagged: Tagged) -> Tagged:
+    """The same shape, nothing known."""
+    return replace(unlabelled(tagged.ids.shape), dtype=tagged.dtype)
+
+
+def with_dtypes(result: Any, meta: Any) -> Any:
+    """Note each result's number type, which the float64 values do not show."""
+    if isinstance(result, Tagged):
+        return replace(result, dtype=meta.dtype)
+    if isinstance(result, tuple):
+        return tuple(with_dtypes(*pair) for pair in zip(result, meta, strict=True))
+    return result
+
+
+def written(node: Node) -> list[Node]:
+    """The operands an operator writes into, by its schema."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    operands = [
+        node.kwargs.get(argument.name, node.args[index] if index < len(node.args) else None)
+        for index, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [operand for operand in operands if isinstance(operand, Node)]

@@ -1,0 +1,151 @@
+"""Carry out a decision: fold constants, cut parameters and buffers, repair the modules' numbers."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.compaction.graph import leaf_tensors
+from compress.compaction.liveness import Liveness
+from compress.compaction.trace import Use
+
+Attributes = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to change, in numbers that fit any copy of the model.
+
+    kept: parameter or buffer -> axis -> indices that stay.
+    added: name -> float64 amount added before cutting; a name that the model does not have is created.
+    groups: module -> its new number of groups.
+    """
+
+    kept: dict[str, dict[int, Tensor]]
+    added: dict[str, Tensor]
+    groups: dict[str, int]
+
+
+def make_plan(solved: Liveness, tensors: Mapping[str, Tensor]) -> Plan:
+    """Read the plan off a solved liveness; `tensors` are float64 values by name."""
+    analysis = solved.analysis
+    kept: dict[str, dict[int, Tensor]] = {}
+    for (name, axis), slot in analysis.slots.items():
+        alive = solved.alive(slot)
+        if not bool(alive.all()):
+            kept.setdefault(name, {})[axis] = alive.nonzero()[:, 0]
+    added: dict[str, Tensor] = {}
+    for index, use in enumerate(analysis.uses):
+        _fold(solved, index, use, added)
+        _merge(solved, index, use, tensors, added)
+    groups = {}
+    for name, count in analysis.groups.items():
+        rows = tensors[name].shape[0]
+        left = kept.get(name, {}).get(0)
+        if left is not None:
+            groups[name.rpartition(".")[0]] = left.numel() * count // rows
+    return Plan(kept, added, groups)
+
+
+def _fold(solved: Liveness, index: int, use: Use, added: dict[str, Tensor]) -> None:
+    lost = solved.columns[index].folds & ~solved.alive(use.cols) & solved.read_columns(index)
+    if use.fold is not None and bool(lost.any()):
+        amount = use.fold.sign * use.gain[:, lost] @ solved.columns[index].scale[lost]
+        added[use.fold.name] = added.get(use.fold.name, 0.0) + amount
+
+
+def _merge(solved: Liveness, index: int, use: Use, tensors: Mapping[str, Tensor], added: dict[str, Tensor]) -> None:
+    scale = solved.columns[index].scale
+    for family in solved.columns[index].families:
+        lost, kept = solved.representative(index, family)
+        if kept is None:
+            continue
+        weight = tensors[use.weight]
+        ratios = (scale[lost] / scale[kept]).reshape(1, -1, *[1] * (weight.dim() - 2))
+        amount = added.setdefault(use.weight, torch.zeros_like(weight))
+        amount[:, kept] += (weight[:, lost] * ratios).sum(1)
+
+
+def narrowed(model: nn.Module, plan: Plan) -> tuple[nn.Module, Attributes]:
+    """A narrower copy of the model and the attributes that changed, by module name."""
+    model = copy.deepcopy(model)
+    tensors = leaf_tensors(model)
+    made: dict[int, Tensor] = {}  # by the old tensor, so that tied names stay one tensor
+    for name in {*plan.kept, *plan.added} & set(tensors):
+        old = tensors[name]
+        made[id(old)] = _changed(old, plan.added.get(name), plan.kept.get(name, {}))
+    for name in set(plan.added) - set(tensors):
+        like = f"{name.removesuffix('bias')}weight"
+        zeros = nn.Parameter(tensors[like].new_zeros(tensors[like].shape[0]), requires_grad=tensors[like].requires_grad)
+        rows = {axis: indices for axis, indices in plan.kept.get(like, {}).items() if axis == 0}
+        _assign(model, name, _changed(zeros, plan.added[name], rows))
+    for name, old in tensors.items():
+        if id(old) in made:
+            _assign(model, name, made[id(old)])
+    return model, repair(model, plan.groups)
+
+
+def _changed(old: Tensor, amount: Tensor | None, kept: Mapping[int, Tensor]) -> Tensor:
+    with torch.no_grad():
+        new = old.detach()
+        if amount is not None:  # added in float64, so that the sum is rounded once
+            new = (new.double().cpu() + amount).to(dtype=old.dtype, device=old.device)
+        for axis, indices in kept.items():
+            new = new.index_select(axis, indices.to(new.device))
+        new = new.clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(path)
+    (owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers)[attribute] = tensor  # type: ignore[assignment]
+
+
+def _conv_numbers(module: nn.Module, groups: int) -> dict[str, int]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return {"in_channels": weight.shape[1] * groups, "out_channels": weight.shape[0], "groups": groups}
+
+
+def _linear_numbers(module: nn.Module, groups: int) -> dict[str, int]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+
+
+def _first_axis(attribute: str, *sources: str) -> Callable[[nn.Module, int], dict[str, int]]:
+    def numbers(module: nn.Module, groups: int) -> dict[str, int]:
+        held = [getattr(module, source) for source in sources if getattr(module, source) is not None]
+        return {attribute: held[0].shape[0]} if held else {}
+
+    return numbers
+
+
+NUMBERS: dict[type[nn.Module], Callable[[nn.Module, int], dict[str, int]]] = {
+    nn.Conv1d: _conv_numbers,
+    nn.Conv2d: _conv_numbers,
+    nn.Conv3d: _conv_numbers,
+    nn.Linear: _linear_numbers,
+    nn.modules.batchnorm._BatchNorm: _first_axis("num_features", "weight", "running_mean"),
+    nn.PReLU: _first_axis("num_parameters", "weight"),
+}
+
+
+def repair(model: nn.Module, groups: Mapping[str, int]) -> Attributes:
+    """Make every module's numbers (in_channels, num_features ...) fit its tensors; return the changes."""
+    changes: Attributes = {}
+    for name, module in model.named_modules():
+        for kind, numbers in NUMBERS.items():
+            if not isinstance(module, kind):
+                continue
+            right = numbers(module, groups.get(name, getattr(module, "groups", 1)))
+            wrong = {key: value for key, value in right.items() if getattr(module, key) != value}
+            for key, value in wrong.items():
+                setattr(module, key, value)
+            if wrong:
+                changes[name] = wrong
+    return changes

@@ -1,0 +1,38 @@
+"""Which rule an operator follows. Importing the families here is what fills the table."""
+
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from compress.compaction import rules_movement, rules_parameters, rules_spatial
+from compress.compaction.ids import Tagged, unlabelled
+from compress.compaction.rules_pointwise import operand, pointwise
+from compress.compaction.table import TABLE, Rule, functional
+from compress.compaction.trace import Trace
+
+__all__ = ["find_rule", "rules_movement", "rules_parameters", "rules_spatial"]
+
+
+def find_rule(target: Any) -> Rule:
+    """The rule of an operator: its own, the one of all element-wise operators, or freeze and name it."""
+    operator = functional(target)
+    own = TABLE.get(getattr(operator, "overloadpacket", operator))
+    if own is not None:
+        return own
+    tags = operator.tags if isinstance(operator, OpOverload) else []
+    if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
+        return Rule(pointwise)
+    return Rule(without_rule)
+
+
+def without_rule(trace: Trace, *args: Any, **kwargs: Any) -> Any:
+    """Nothing is guessed: what it touches is frozen. An operator on plain constants is simply executed."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tagged)]
+    random = torch.Tag.nondeterministic_seeded in getattr(trace.target, "tags", [torch.Tag.nondeterministic_seeded])
+    plain = all(tagged.known and not bool(tagged.ids.any()) for tagged in tensors)
+    if plain and not random and isinstance(trace.node.meta.get("val"), torch.Tensor):
+        args, kwargs = tree_map_only(Tagged, lambda tagged: operand(tagged).expand(tagged.ids.shape), (args, kwargs))
+        return unlabelled(trace.shape, trace.target(*args, **kwargs))
+    return trace.unknown(args, kwargs)

@@ -1,0 +1,164 @@
+"""``compress validate``: accuracy, latency and parity of an ONNX file from anyone."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import onnx
+from onnxruntime import InferenceSession
+from torch import Tensor
+
+from compress import targets
+from compress.data import Data, Reading, load
+from compress.errors import GateError, UsageError
+from compress.onnx_file import OnnxFile, open_onnx, session
+from compress.validate import Accuracy, accuracy, check_gates, file_parity
+
+_BATCH = 250
+_PARITY_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a file.
+
+    Attributes:
+        file: the ONNX file; it is not trusted.
+        data: data set spec; its test part is read.
+        data_root: where downloaded data sets live.
+        reference: another file whose outputs it must reproduce.
+        mean: comma-separated, per channel of pixels in 0..1; by default the file's own, else the data's.
+        std: as mean.
+        layout: NCHW or NHWC; by default told from the input's shape.
+        threads: ONNX Runtime's threads.
+        gates: limits, as `compress.validate.check_gates` takes them.
+    """
+
+    file: Path
+    data: str
+    data_root: Path | None = None
+    reference: Path | None = None
+    mean: str | None = None
+    std: str | None = None
+    layout: str | None = None
+    threads: int = 1
+    gates: Mapping[str, float] | None = None
+
+
+def validate_file(asked: Question) -> list[str]:
+    """What was found, in lines for a person.
+
+    Raises:
+        UsageError: the file or the data cannot be used.
+        GateError: parity or a gate failed; the message holds all lines.
+    """
+    opened = open_onnx(asked.file)
+    mean, std = _normalisation(opened, asked)
+    data = load(asked.data, root=asked.data_root, held_out=0, reading=Reading(mean=mean, std=std))
+    runtime = _session(opened, data, asked)
+    score = accuracy(runtime, _Batches(data, _nhwc(opened, data, asked)), metric=data.metric)
+    measured = targets.find("local").measure([asked.file], threads=asked.threads)[0][0]
+    size = asked.file.stat().st_size
+    lines = [f"{asked.file}: opset {opened.opset}, {size:,} bytes", _accuracy_line(score, data)]
+    p50 = None
+    if latency := measured.latency_ms:
+        p50 = latency["p50"]
+        lines.append(
+            f"latency: p50 {p50:.3f} ms, p90 {latency.p90:.3f} ms, p99 {latency.p99:.3f} ms, {asked.threads} thread(s)"
+        )
+    passed = True
+    if asked.reference is not None:
+        passed, line = _parity(runtime, opened, data, asked, asked.reference)
+        lines.append(line)
+    values = {"accuracy": score.value, "latency_ms": p50, "size_kb": size / 1000}
+    gates = check_gates(asked.gates or {}, values)
+    lines += [gate.message for gate in gates]
+    if not (passed and all(gate.passed for gate in gates)):
+        raise GateError("\n".join(lines))
+    return lines
+
+
+def _parity(
+    runtime: InferenceSession, opened: OnnxFile, data: Data, asked: Question, reference: Path
+) -> tuple[bool, str]:
+    other = open_onnx(reference)
+    if _nhwc(other, data, asked) != _nhwc(opened, data, asked):
+        raise UsageError(f"{asked.file} and {reference} take their input in different layouts; export both alike")
+    batches = islice(_Batches(data, _nhwc(opened, data, asked)), _PARITY_BATCHES)
+    found = file_parity(runtime, _session(other, data, asked), batches)
+    worst = "an output is not finite" if found.max_abs is None else f"max error {found.max_abs:.3g}"
+    return found.passed, (
+        f"{'passed' if found.passed else 'failed'}: parity with {reference}: {worst}, tolerance {found.tolerance:.3g}, "
+        f"top-1 agreement {found.top1_agreement:.2%} on {found.samples:,} images"
+    )
+
+
+def _session(opened: OnnxFile, data: Data, asked: Question) -> InferenceSession:
+    """The file's session; one that takes raw pixels is told how they are normalised where it does not say."""
+    model = opened.model
+    if "input_mean" not in opened.metadata:
+        labels = {"input_mean": json.dumps(data.mean), "input_std": json.dumps(data.std)}
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+        onnx.helper.set_model_props(model, {**opened.metadata, **labels})
+    return session(model.SerializeToString(), threads=asked.threads)
+
+
+def _normalisation(opened: OnnxFile, asked: Question) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and std: the command line's, else what the file's metadata says, else None for the data's own."""
+    given = [_numbers(name, getattr(asked, name)) for name in ("mean", "std")]
+    if (given[0] is None) != (given[1] is None):
+        raise UsageError("--mean and --std are given together; for pixels in 0..1 use --mean 0 --std 1")
+    if given[0] is not None:
+        return given[0], given[1]
+    try:
+        said = json.loads(opened.metadata["preprocessing"])
+        return tuple(map(float, said["mean"])), tuple(map(float, said["std"]))
+    except (KeyError, ValueError, TypeError):
+        return None, None
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--{name} wants numbers separated by commas, got {text!r}; for example --{name} 0.485,0.456,0.406"
+        ) from None
+
+
+def _nhwc(opened: OnnxFile, data: Data, asked: Question) -> bool:
+    """Whether a float input wants channels last (raw pixels are turned where the file is fed)."""
+    first = opened.inputs[0]
+    if first.dtype == "uint8":
+        return False
+    if asked.layout:
+        return asked.layout == "NHWC"
+    channels, height, width = data.input_shape
+    return first.shape is not None and first.shape[1:] == (height, width, channels) != (
+        channels,
+        height,
+        width,
+    )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The test part in the layout of the file."""
+
+    data: Data
+    nhwc: bool
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.data.test.batches(_BATCH):
+            yield images.permute(0, 2, 3, 1) if self.nhwc else images, labels
+
+
+def _accuracy_line(score: Accuracy, data: Data) -> str:
+    if score.low is None or score.high is None:
+        return f"score: {score.value:.4f} on {score.total:,} test images of {data.name}"
+    return (
+        f"accuracy: {score.value:.2%} (95 % interval {score.low:.2%} to {score.high:.2%}) "
+        f"on {score.total:,} test images of {data.name}"
+    )

@@ -1,0 +1,277 @@
+"""The recipe: all that decides a run, as frozen, validated values. Equal recipes give equal runs."""
+
+import copy
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress import methods
+from compress.budget import Budget
+from compress.errors import UsageError, nearest
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Schedule = Literal["constant", "cosine", "linear", "step"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which network: a built-in name, ``torchvision:NAME``, ``file.py:Factory`` or ``package.module:Factory``."""
+
+    name: str = "lenet5"
+    weights: Path | None = None
+    """safetensors or weights-only state dict to start from."""
+    options: dict[str, bool | int | float | str] = {}
+    """Keyword arguments of the network's constructor."""
+
+
+class DataSection(Section):
+    """Which data, by the same kinds of spec, and its augmentation."""
+
+    name: str = "mnist"
+    root: Path | None = None
+    """Where downloaded data sets live; the user's cache by default."""
+    held_out: Annotated[float, Field(gt=0)] = 5000
+    """Part of the training set used for every selection: a count, or a fraction below 1."""
+    shift: Count = 0
+    """Random shift in pixels (zero padding, crop)."""
+    flip: bool = False
+    """Random horizontal flip."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, for pixels in 0..1; the data set's own by default."""
+    std: tuple[float, ...] | None = None
+    image_size: Positive = 224
+    """Height and width that ``imagefolder`` crops to."""
+    workers: Count = 0
+    """Processes that read streamed images."""
+
+
+class TrainSection(Section):
+    """Training of the dense model; steps inherit what they do not set. Zero epochs keep the given weights."""
+
+    epochs: Count = 5
+    batch_size: Positive = 128
+    lr: Rate = 1e-3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Schedule = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Fraction = 0.9
+    warmup: Fraction = 0.0
+
+
+class Finetune(Section):
+    """Masked retraining after a step."""
+
+    epochs: Count = 5
+    lr: Rate | None = None
+    schedule: Schedule = "cosine"
+
+
+class Step(BaseModel):
+    """One pruning step; keys not listed here are knobs of its method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str = "admm"
+    units: Literal["element", "channel"] = "element"
+    budget: Budget
+    epochs: Count = 5
+    lr: Rate | None = None
+    schedule: Schedule = "constant"
+    finetune: Finetune = Finetune()
+    rounds: Positive = 1
+    round_channels: Positive = 1
+    """Channel counts stay multiples of this where compaction can."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse a method or knob that does not exist, when the recipe is read rather than hours later."""
+        known = [*type(self).model_fields]
+        found = {f.name for f in dataclasses.fields(methods.find(self.method))}
+        for knob in self.knobs:
+            if knob not in found:
+                raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
+        methods.build(self.method, self.knobs)
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The method's own keys."""
+        return dict(self.model_extra or {})
+
+
+class ExportSection(Section):
+    """Which files are written."""
+
+    formats: tuple[str, ...] = ("onnx", "sparse")
+    opset: Annotated[int, Field(ge=18, le=23)] = 18
+    batch: Positive | Literal["dynamic"] = 1
+    """Mobile and NPU runtimes want a fixed batch."""
+    uint8_input: bool = False
+    """Normalisation inside the graph: an app feeds raw uint8 NHWC pixels."""
+
+
+class Gates(Section):
+    """Limits the run must meet; a failed one ends in exit code 3."""
+
+    max_accuracy_drop_points: float | None = None
+    max_latency_ms: Rate | None = None
+    min_speedup: Rate | None = None
+    max_size_kb: Rate | None = None
+
+
+class ValidateSection(Section):
+    """Parity, accuracy and latency in ONNX Runtime."""
+
+    targets: tuple[str, ...] = ("local",)
+    threads: Positive = 1
+    warm_up: Count = 50
+    repeats: Positive = 20
+    seconds: Rate = 10.0
+    """Time given to the latency measurement of each target."""
+    gates: Gates = Gates()
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    prune: tuple[Step, ...] = ()
+    export: ExportSection = ExportSection()
+    validate_: ValidateSection = Field(default=ValidateSection(), alias="validate")
+    seed: Count = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every value, defaults written out, absent ones left out; JSON- and TOML-able."""
+        table = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for step, written in zip(self.prune, table["prune"], strict=True):
+            written.update(dataclasses.asdict(methods.build(step.method, step.knobs)))
+        return table
+
+    def to_toml(self) -> str:
+        """The same as TOML."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def builtin() -> dict[str, str]:
+    """Ready recipes: name -> first comment line of its file."""
+    folder = resources.files("compress_models") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".toml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
+
+
+def read(spec: str) -> dict[str, Any]:
+    """The raw table of a built-in recipe or of a TOML file.
+
+    Raises:
+        UsageError: no such recipe, unreadable file, or not TOML.
+    """
+    if spec in builtin():
+        return tomllib.loads((resources.files("compress_models") / "recipes" / f"{spec}.toml").read_text())
+    path = Path(spec)
+    if path.suffix != ".toml":
+        raise UsageError(f"no recipe {spec!r}; {nearest(spec, builtin())}; a file must end in .toml")
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not valid TOML: {error}") from None
+
+
+def override(table: dict[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a raw table with dotted keys set; ``prune.0.lr`` counts steps from 0.
+
+    >>> override({"train": {"lr": 0.1}}, {"train.epochs": 3})
+    {'train': {'lr': 0.1, 'epochs': 3}}
+
+    Raises:
+        UsageError: the path runs through something that is not a section, or past the last step.
+    """
+    result = copy.deepcopy(table)
+    for dotted, value in assignments.items():
+        *path, last = dotted.split(".")
+        node: Any = result
+        for part in path:
+            node = _child(node, part, dotted)
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {dotted}: {'.'.join(path)} is not a section")
+        node[last] = value
+    return result
+
+
+def _child(node: Any, part: str, dotted: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise UsageError(f"--set {dotted}: the recipe has prune steps 0..{len(node) - 1}, not {part!r}")
+        return node[int(part)]
+    if not isinstance(node, dict):
+        raise UsageError(f"--set {dotted}: {part!r} is not inside a section")
+    return node.setdefault(part, [] if part == "prune" else {})
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` with a TOML value; what is not TOML is taken as a string.
+
+    >>> parse_assignment("train.lr=0.01"), parse_assignment("model.name=resnet20")
+    (('train.lr', 0.01), ('model.name', 'resnet20'))
+
+    Raises:
+        UsageError: there is no ``=``.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set wants key=value, got {text!r}; for example --set train.lr=0.01")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def build(table: Mapping[str, Any]) -> Recipe:
+    """Validate a raw table.
+
+    Raises:
+        UsageError: unknown key (with the nearest), wrong type or value out of range, in one line.
+    """
+    try:
+        return Recipe.model_validate(dict(table))
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first fault: where, what was found, what is valid."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        *parents, key = [part for part in first["loc"] if not isinstance(part, int)]
+        return f"recipe has no key {where!r}; {nearest(str(key), _keys(parents))}"
+    return f"recipe key {where} = {first['input']!r}: {first['msg']}"
+
+
+def _keys(path: list[Any]) -> list[str]:
+    """Names valid in a section of the recipe."""
+    section: Any = Recipe
+    for part in path:
+        field = next(f for name, f in section.model_fields.items() if part in (name, f.alias))
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        section = next(kind for kind in kinds if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind))
+    if dataclasses.is_dataclass(section):
+        return [f.name for f in dataclasses.fields(section)]
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,0 +1,73 @@
+"""The report on a terminal: what came out, what each zero bought, which gate failed, where the files are."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compress.report import tables, words, zeros
+from compress.report.fields import Report, clean, number, rows, text
+from compress.report.formats import size
+
+MAX_WIDTH = 100
+STYLE: dict[words.Outcome, str] = {
+    "passed": "bold green",
+    "gate_failed": "bold red",
+    "failed": "bold red",
+    "interrupted": "bold yellow",
+    "unknown": "bold yellow",
+}
+# for a stream that cannot carry the typographic signs
+ASCII = str.maketrans({"\u2013": "-", "\u00d7": "x"})
+
+
+def summary(report: Report, console: Console, directory: Path | None = None) -> None:
+    """Print the report, `directory` before the names of its files; plain lines where there is no terminal."""
+    ended = words.outcome(report)
+    label = ": ".join(filter(None, (words.OUTCOME_LABEL[ended], ", ".join(words.failed_gates(report)))))
+    _print(console, Text.assemble((label, STYLE[ended]), " - ", words.title(report)))
+    _print(console, Text(words.verdict(report)))
+    headline = [(f.label, f.dense, f.pruned, f.remark) for f in words.headline(report)]
+    _table(console, ("", "dense", "pruned", ""), headline)
+    _table(console, ("What each zero bought", ""), [(one.resource, one.sentence) for one in zeros.bought(report)])
+    gates = tables.gates(report)
+    _table(console, gates.columns, gates.rows)
+    _table(console, ("To know",), [(said,) for said in words.caveats(report)])
+    _table(console, ("Files", ""), _files(report, directory))
+
+
+def _files(report: Report, directory: Path | None) -> list[tuple[str, str]]:
+    written = [(text(a, "path"), size(number(a, "size_bytes"))) for a in rows(report, "artifacts")]
+    named = [*written, ("report.html", ""), ("report.json", "")] if directory else written
+    return [(clean(directory / path) if directory else path, stored) for path, stored in named]
+
+
+def _table(console: Console, columns: Sequence[str], body: Iterable[Sequence[str]]) -> None:
+    lines = list(body)
+    if not lines:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(_sign(console, column), overflow="fold")
+    for line in lines:
+        table.add_row(*(_cell(console, cell) for cell in line))
+    console.print()
+    console.print(table, width=min(MAX_WIDTH, console.width))
+
+
+def _cell(console: Console, said: str) -> Text:
+    # Text, never markup: a class may be called [bold]
+    return Text(_sign(console, said), style={"FAILED": "bold red", "met": "green"}.get(said, ""))
+
+
+def _print(console: Console, line: Text) -> None:
+    line.plain = _sign(console, line.plain)
+    console.print(line, width=min(MAX_WIDTH, console.width))
+
+
+def _sign(console: Console, said: str) -> str:
+    if console.encoding.startswith("utf"):
+        return said
+    return said.translate(ASCII).encode(console.encoding, "replace").decode(console.encoding)

@@ -1,0 +1,89 @@
+"""report.html: the whole report for a person, in one file that asks nothing of the network."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from compress.report import plots, svg, tables, words, zeros
+from compress.report.fields import Report, clean, value
+from compress.report.store import write_text
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write the page to `path`; the same report gives the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_text(render(report), path)
+
+
+def render(report: Report) -> str:
+    """The page as text. Every string of the report is escaped; what is missing is left out."""
+    # imported here so that the command line starts without a template engine
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("compress", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["tied"] = tied
+    drawn = [(sketch, Markup(svg.inline(sketch))) for sketch in plots.sketches(report)]
+    return environment.get_template("report.html.j2").render(
+        title=words.title(report),
+        outcome=words.outcome(report),
+        label=words.OUTCOME_LABEL[words.outcome(report)],
+        verdict=words.verdict(report),
+        failed=words.failed_gates(report),
+        headline=words.headline(report),
+        bought=zeros.bought(report),
+        caveats=words.caveats(report),
+        drawn=drawn,
+        tables=[table for make in TABLES if (table := make(report)).rows],
+        recipe=recipe_text(report),
+    )
+
+
+TABLES = (
+    tables.gates,
+    tables.models,
+    tables.layers,
+    tables.widths,
+    tables.proof,
+    tables.artifacts,
+    tables.measurements,
+    tables.stages,
+    tables.origin,
+)
+
+
+def tied(said: str) -> str:
+    r"""Keep a number and its unit on one line.
+
+    >>> tied("9 ms over 5 repeats") == "9\u00a0ms over 5 repeats"
+    True
+    """
+    return re.sub(r"(?<=\d) (?=(?:%|ms|s|min|h|B|[kMGT]B|[KMGT]|points)(?![A-Za-z]))", "\u00a0", said)
+
+
+def recipe_text(report: Report) -> str:
+    """The resolved recipe as TOML, nulls left out; empty when there is none."""
+    import tomli_w
+
+    recipe = _known(value(report, "recipe"))
+    if not recipe or not isinstance(recipe, dict):
+        return ""
+    return "\n".join(clean(line) for line in tomli_w.dumps(recipe, multiline_strings=False).split("\n"))
+
+
+def _known(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {str(key): _known(item) for key, item in found.items() if item is not None}
+    if isinstance(found, list | tuple):
+        return [_known(item) for item in found if item is not None]
+    return found

@@ -1,0 +1,154 @@
+"""Rounds around a method: prune towards the budget, retrain under the masks, tighten, repeat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.budget import Budget
+from compress.errors import RunError
+from compress.masks import Masks, Values, burn
+from compress.method import PruningMethod, Retrain, View
+from compress.train import Epoch, Optimization, Snapshot, Task, fit
+from compress.units import ElementUnits, Units
+
+Save = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: a method's, or retraining under its masks."""
+
+    name: str
+    method: PruningMethod
+    optimization: Optimization
+    share: float
+    """Exponent of the kept fraction: 1/2 after the first of two rounds, 1 at the end."""
+    prunes: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one ``[[prune]]`` step does."""
+
+    stage: str
+    method: PruningMethod
+    units: Units
+    budget: Budget
+    prune: Optimization
+    finetune: Optimization
+    rounds: int = 1
+
+    def phases(self) -> list[Phase]:
+        """Method and retraining of every round, in order."""
+        phases = []
+        for number in range(1, self.rounds + 1):
+            share = number / self.rounds
+            suffix = f" round {number}/{self.rounds}" if self.rounds > 1 else ""
+            phases.append(Phase(f"{self.stage}{suffix}", self.method, self.prune, share, True))
+            phases.append(Phase(f"{self.stage} retrain{suffix}", Retrain(), self.finetune, share, False))
+        return phases
+
+
+_PLAIN = View({}, (), ElementUnits({}, {}, 0, 0), Budget(sparsity=0.0), {}, lambda kept: kept)
+
+
+def training(task: Task, stage: str, optimization: Optimization, **hooks: Any) -> None:
+    """Plain training, with every weight kept; hooks as in `run_phases`."""
+    phase = Phase(stage, Retrain(), optimization, 1.0, False)
+    run_phases(
+        task,
+        [phase],
+        {},
+        lambda share: lambda values, grads: replace(_PLAIN, values=values, grads=grads),
+        **hooks,
+    )
+
+
+def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hooks: Any) -> dict[str, Tensor]:
+    """Run a step's rounds; the model ends with exact zeros where the returned masks say so.
+
+    Args:
+        task: model (changed in place), data, device.
+        plan: the step.
+        masks: masks already in force; their zeros stay zero.
+        prunable: names of the prunable weights.
+        hooks: as in `run_phases`.
+    """
+
+    def view_at(share: float) -> Callable[[Values, Values], View]:
+        return lambda values, grads: View(
+            values, prunable, plan.units, plan.budget, grads, lambda kept: float(kept**share)
+        )
+
+    return run_phases(task, plan.phases(), masks, view_at, **hooks)
+
+
+def run_phases(
+    task: Task,
+    phases: list[Phase],
+    masks: Masks,
+    view_at: Callable[[float], Callable[[Values, Values], View]],
+    *,
+    saved: dict[str, Any] | None = None,
+    save: Save = lambda snapshot: None,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Tensor]:
+    """Run phases one after another, from where a checkpoint left them.
+
+    Args:
+        task: model (changed in place), data, device.
+        phases: what to run.
+        masks: masks in force at the start.
+        view_at: makes a method's view for a round's share of the budget.
+        saved: a checkpoint written by ``save`` in an interrupted run of the same phases.
+        save: called with a weights-only checkpoint after every epoch and between phases.
+        report: called with every epoch's figures.
+        tick: called with the fraction of the epoch that is done.
+    """
+    start, current = 0, dict(masks)
+    snapshot: Snapshot | None = None
+    if saved:
+        start, current = saved["phase"], saved["masks"]
+        task.model.load_state_dict(saved["model"])
+        snapshot = Snapshot(**saved["snapshot"]) if saved["snapshot"] else None
+    for number, phase in enumerate(phases[start:], start):
+        view = view_at(phase.share)
+
+        def keep(now: Snapshot, number: int = number, entering: Masks = current) -> None:
+            save({"phase": number, "masks": dict(entering), "model": now.model, "snapshot": vars(now)})
+
+        state = fit(
+            task, phase.optimization, phase.method, current, view,
+            stage=phase.name, snapshot=snapshot, save=keep, report=report, tick=tick,
+        )  # fmt: skip
+        snapshot = None
+        if phase.prunes:
+            values = dict(task.model.named_parameters())
+            outcome = phase.method.finish(view(values, {}), state)
+            current = dict(outcome.masks)
+            _assign(task, outcome.values)
+        _burn(task, current)
+        save({"phase": number + 1, "masks": current, "model": task.model.state_dict(), "snapshot": None})
+    return current
+
+
+@torch.no_grad()
+def _assign(task: Task, values: Values | None) -> None:
+    for name, parameter in task.model.named_parameters():
+        if values and name in values:
+            parameter.copy_(values[name])
+
+
+@torch.no_grad()
+def _burn(task: Task, masks: Masks) -> None:
+    """Write the zeros into the weights; a layer that lost everything would make the network constant."""
+    parameters = dict(task.model.named_parameters())
+    for name, value in burn(parameters, masks).items():
+        if name in masks:
+            parameters[name].copy_(value)
+            if not bool(masks[name].any()) and value.dim() > 1:
+                raise RunError(f"{name} lost every weight: no input reaches the output; raise the budget or its floor")

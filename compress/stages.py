@@ -1,0 +1,257 @@
+"""The model stages of a run: train the dense model, then prune and compact, step by step.
+
+Every stage ends in a payload that a weights-only checkpoint holds: the state dict, the attributes that make a
+freshly built network as narrow, and the figures for the report. A finished stage is found again by its key.
+"""
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress import __version__, cost, methods, rounds
+from compress.compaction import channel_groups, compact, restore
+from compress.data import Data
+from compress.masks import nonzero
+from compress.progress import Display
+from compress.recipe import Recipe, Step
+from compress.run_directory import RunDirectory, key_of
+from compress.train import Epoch, Optimization, Task, derive, evaluate, to_device
+from compress.units import ChannelUnits, ElementUnits, Units
+from compress_models import load, load_weights, resolve
+
+Payload = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What was asked, where it is written, and how far it is."""
+
+    recipe: Recipe
+    directory: RunDirectory
+    display: Display
+    data: Data
+    device: torch.device
+    autocast: torch.dtype | None
+    key: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    payloads: dict[str, Payload] = field(default_factory=dict)
+    told: int = 0
+
+    def stage(
+        self, name: str, title: str, depends: dict[str, Any], work: Callable[[], Payload], epochs: int = 0
+    ) -> Payload:
+        """Run a stage, or take its payload from an earlier run of the same key."""
+        self.key = key_of(stage=name, upstream=self.key, **depends)
+        payload = self.directory.finished(name, self.key)
+        resumed = payload is not None
+        self._tell_notes()
+        if payload is None:
+            started = time.monotonic()
+            with self.display.stage(title, epochs):
+                payload = work()
+            payload["seconds"] = time.monotonic() - started
+            self.directory.store(name, self.key, payload)
+        elif not self.display.quiet:
+            self.display.note(f"{title}: finished earlier, reused")
+        figures = {key: payload.get(key) for key in ("accuracy", "sparsity", "macs", "weights")}
+        self.stages.append({"name": title, "seconds": payload["seconds"], "resumed": resumed, **figures})
+        self.payloads[name] = payload
+        return payload
+
+    def _tell_notes(self) -> None:
+        for text in self.directory.notes[self.told :]:
+            self.display.note(text)
+        self.told = len(self.directory.notes)
+
+    def build(self) -> nn.Module:
+        """The network as the recipe names it, freshly initialised from the seed."""
+        torch.manual_seed(derive(self.recipe.seed, "init"))
+        defaults: dict[str, Any] = {
+            "in_channels": self.data.input_shape[0],
+            "input_size": self.data.input_shape[1],
+        }
+        if self.data.classes:
+            defaults["num_classes"] = len(self.data.classes)
+        return load(self.recipe.model.name, self.recipe.model.options, defaults=defaults)
+
+    def model(self, payload: Payload) -> nn.Module:
+        """The network of a payload, on the CPU in the default memory format, in evaluation mode."""
+        return restore(self.build(), payload["state"], payload["attributes"]).eval()
+
+    def task(self, model: nn.Module) -> Task:
+        """The model on this run's data and device."""
+        whole = self.payloads["dense"]["weights"] if self.payloads else None
+        return Task(to_device(model, self.device), self.data, self.device, self.autocast, self.recipe.seed, whole)
+
+    def hooks(self, name: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """Checkpointing and display for `rounds.run_phases`; ``history`` grows and is saved along."""
+        saved = self.directory.progress(name, self.key)
+        self._tell_notes()
+        if saved:
+            history.extend(saved.pop("history"))
+            self.display.note(f"  continuing after epoch {len(history)}")
+
+        def report(epoch: Epoch) -> None:
+            history.append(asdict(epoch))
+            self.display.epoch(epoch)
+
+        def save(snapshot: dict[str, Any]) -> None:
+            self.directory.store_progress(name, self.key, {**snapshot, "history": history})
+
+        return {"saved": saved, "save": save, "report": report, "tick": self.display.tick}
+
+
+def dense(run: Run) -> Payload:
+    """Train the dense model, or take the weights given."""
+    recipe = run.recipe
+    depends = {
+        "tool": __version__,
+        "model": {"source": _source(recipe.model.name), "options": recipe.model.options},
+        "weights": digest(recipe.model.weights) if recipe.model.weights else None,
+        "data": {
+            "fingerprint": run.data.fingerprint,
+            **recipe.data.model_dump(mode="json", exclude={"name", "root", "workers"}),
+        },
+        "train": recipe.train.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "precision": str(run.autocast),
+    }
+
+    def work() -> Payload:
+        model = run.build()
+        if recipe.model.weights:
+            load_weights(model, recipe.model.weights)
+        task, history = run.task(model), list[dict[str, Any]]()
+        optimization = Optimization(**recipe.train.model_dump())
+        rounds.training(task, "dense", optimization, **run.hooks("dense", history))
+        return _payload(run, task, {}, history)
+
+    return run.stage("dense", "dense", depends, work, recipe.train.epochs)
+
+
+def prune(run: Run, number: int, before: Payload) -> Payload:
+    """One step of the recipe: masks found and burnt in, weights retrained under them."""
+    step = run.recipe.prune[number]
+    name, title = f"prune-{number}", f"prune-{number} {step.method} {step.units}"
+    knobs = asdict(methods.build(step.method, step.knobs))
+    depends = {
+        "step": step.model_dump(mode="json", exclude={"round_channels"}),
+        "knobs": knobs,
+        "method": _source(step.method),
+    }
+
+    def work() -> Payload:
+        task, history = run.task(run.model(before)), list[dict[str, Any]]()
+        values = dict(task.model.named_parameters())
+        prunable = cost.prunable(task.model)
+        masks = nonzero(values, prunable) if number else {}
+        plan = _plan(run, step, title, task)
+        rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
+        return _payload(run, task, before["attributes"], history)
+
+    return run.stage(name, title, depends, work, step.rounds * (step.epochs + step.finetune.epochs))
+
+
+def compaction(run: Run, number: int, before: Payload) -> Payload:
+    """Remove, exactly, all that the step's zeros made dead."""
+    step = run.recipe.prune[number]
+
+    def work() -> Payload:
+        result = compact(run.model(before), example(run.data), round_to=step.round_channels)
+        attributes = {module: dict(changed) for module, changed in before["attributes"].items()}
+        for module, changed in result.attributes.items():
+            attributes.setdefault(module, {}).update(changed)
+        payload = _payload(run, run.task(result.model), attributes, [])
+        payload["compaction"] = {
+            "max_error_relative": result.max_error_relative,
+            "max_abs_error_shipped": result.max_abs_error_shipped,
+            "frozen_operators": list(result.frozen_operators),
+            "channels_removed": result.channels_removed,
+            "layers": [asdict(layer) for layer in result.layers],
+        }
+        return payload
+
+    return run.stage(f"compact-{number}", f"compact-{number}", {"round": step.round_channels}, work)
+
+
+def example(data: Data) -> Tensor:
+    """Two normalised images of the held-out part, on the CPU."""
+    images, _ = next(iter(data.held_out.batches(2)))
+    return images.cpu()
+
+
+def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
+    train = run.recipe.train.model_dump()
+    own = {"epochs": step.epochs, "lr": step.lr or train["lr"], "schedule": step.schedule, "warmup": 0.0}
+    tune = step.finetune
+    after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
+    return rounds.Plan(
+        title, methods.build(step.method, step.knobs), _units(run, step, task), step.budget,
+        Optimization(**{**train, **own}), Optimization(**{**train, **after}), step.rounds,
+    )  # fmt: skip
+
+
+def _units(run: Run, step: Step, task: Task) -> Units:
+    model, shape = task.model, run.data.input_shape
+    positions = cost.positions(model, shape)
+    whole = run.payloads["dense"]
+    if step.units == "channel":
+        contiguous = run.model({"state": model.state_dict(), "attributes": _attributes(run)})
+        groups = channel_groups(contiguous, example(run.data))
+        return ChannelUnits.of(groups, dict(model.named_parameters()), positions, whole["weights"], whole["macs"])
+    shapes = {name: value.shape for name, value in model.named_parameters() if name in positions}
+    return ElementUnits(shapes, positions, whole["weights"], whole["macs"])
+
+
+def _attributes(run: Run) -> dict[str, Any]:
+    """Attributes of the narrowest network so far."""
+    found: dict[str, Any] = list(run.payloads.values())[-1]["attributes"]
+    return found
+
+
+def _payload(run: Run, task: Task, attributes: dict[str, Any], history: list[dict[str, Any]]) -> Payload:
+    model = task.model
+    weights, left = cost.weight_count(model), cost.nonzero_count(model)
+    return {
+        "state": {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
+        "attributes": attributes,
+        "history": history,
+        "accuracy": evaluate(task, run.data.held_out),
+        "sparsity": 1 - left / run.payloads["dense"]["weights"] if run.payloads else 1 - left / weights,
+        "weights": weights,
+        "macs": cost.macs(model, run.data.input_shape),
+        "layers": _layers(model, run.data),
+    }
+
+
+def _layers(model: nn.Module, data: Data) -> dict[str, dict[str, int]]:
+    """Weights, nonzero weights and MACs of every layer."""
+    positions, parameters = cost.positions(model, data.input_shape), dict(model.named_parameters())
+    counts = {name: (parameters[name].numel(), int(parameters[name].count_nonzero())) for name in positions}
+    return {
+        name.rpartition(".")[0]: {
+            "weights": whole, "nonzero": left, "macs": whole * positions[name], "macs_nonzero": left * positions[name],
+        }
+        for name, (whole, left) in counts.items()
+    }  # fmt: skip
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+
+
+def _source(spec: str) -> str:
+    """Identity of a spec without its path: the content of the user's file, or the name of a built-in."""
+    if ":" not in spec or spec.startswith("torchvision:"):
+        return spec
+    factory = resolve(spec)
+    file = inspect.getsourcefile(factory)
+    return f"{digest(Path(file))}:{spec.rpartition(':')[2]}" if file else spec

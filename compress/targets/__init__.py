@@ -1,0 +1,107 @@
+"""Where latency is measured: one file per target, and the folder is the table.
+
+A file ``foo.py`` is the target ``foo``; ``foo:ADDRESS`` is the same with an address that the target reads itself.
+Each gives ``measure(paths, ...)``: the dense file first, then what is compared with it.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from compress.errors import UsageError, nearest
+
+SAMPLES_KEPT = 200
+"""Latencies kept of each file for plots."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference.
+
+    Attributes:
+        p50: median over all inferences.
+        p90: 90th percentile.
+        p99: 99th percentile.
+        repeats: blocks of inferences that were timed.
+        spread: 5th to 95th percentile of the blocks' medians, relative to their median.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    repeats: int
+    spread: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a target found for one file; None is unknown.
+
+    Attributes:
+        artifact: name of the file.
+        target: as asked for.
+        provider: ONNX Runtime's execution provider.
+        threads: that one operator could use.
+        status: measured; missing, where the target could not be reached; failed, where the file did not run.
+        reason: why it was not measured, else empty.
+        latency_ms: of one inference.
+        load_ms: opening the file in a fresh process.
+        first_ms: the first inference there.
+        peak_memory_bytes: of that process, everything included.
+        samples_ms: at most 200 latencies, sorted.
+    """
+
+    artifact: str
+    target: str
+    provider: str
+    threads: int
+    status: Literal["measured", "missing", "failed"]
+    reason: str = ""
+    latency_ms: Latency | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    samples_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster the second file ran than the first.
+
+    Attributes:
+        value: median over the repeats of the ratio of paired block medians.
+        low: 5th percentile of those ratios.
+        high: 95th percentile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it may be spoken of: the spread does not cover 1.
+
+        >>> Speedup(1.1, 0.9, 1.3).claimed, Speedup(1.1, 1.05, 1.2).claimed
+        (False, True)
+        """
+        return not self.low <= 1.0 <= self.high
+
+
+def names() -> list[str]:
+    """Names of the targets."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def find(target: str) -> ModuleType:
+    """The module of a target, whatever its address.
+
+    Raises:
+        UsageError: no such target; the nearest names are given.
+    """
+    name = target.partition(":")[0]
+    if name not in names():
+        raise UsageError(f"no target {target!r}; {nearest(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}")

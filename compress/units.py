@@ -1,0 +1,222 @@
+"""What is pruned as one piece: a weight (element) or a whole channel group (channel).
+
+A method ranks units and never asks which kind they are. A layer's units form a *block*; a selection
+(`Keep`) says per block which units stay, and the units turn it into masks and into its cost.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from compress.compaction import ChannelGroup
+from compress.masks import Masks, Values
+
+Keep = dict[str, Tensor]
+"""Per block, bool of shape (units,), True = stays."""
+
+
+class Units(ABC):
+    """The pieces a budget counts, with the cost of any selection of them."""
+
+    noun: ClassVar[str]
+    dense_weights: int
+    """Prunable weights of the dense model; the reference of sparsity and compression."""
+    dense_macs: int
+    """Multiply-accumulates of the dense model, batch 1."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Mapping[str, int]:
+        """Number of units per layer, by the layer's name."""
+
+    @abstractmethod
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        """L2 norm of every unit, shape (units,) per block, float32."""
+
+    @abstractmethod
+    def masks(self, keep: Keep) -> Masks:
+        """Masks that zero exactly what belongs to the units that go."""
+
+    @abstractmethod
+    def weights(self, keep: Keep) -> int:
+        """Prunable weights left once the units that go are removed."""
+
+    @abstractmethod
+    def macs(self, keep: Keep) -> int:
+        """Multiply-accumulates left, batch 1; an element's cost is the number of positions it is used at."""
+
+
+def layer_name(parameter: str) -> str:
+    """Name of the layer a weight belongs to: ``conv1.weight`` -> ``conv1``."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+@dataclass(frozen=True)
+class ElementUnits(Units):
+    """Every prunable weight is a unit.
+
+    Attributes:
+        shapes: shape per prunable parameter.
+        positions: multiply-accumulates per single weight entry, per parameter.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    positions: Mapping[str, int]
+    dense_weights: int
+    dense_macs: int
+    noun: ClassVar[str] = "weight"
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        return {layer_name(name): shape.numel() for name, shape in self.shapes.items()}
+
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        # reshape, not view: trained weights may be channels_last
+        return {layer_name(name): values[name].detach().abs().float().reshape(-1) for name in self.shapes}
+
+    def masks(self, keep: Keep) -> Masks:
+        return {name: keep[layer_name(name)].view(shape) for name, shape in self.shapes.items()}
+
+    def weights(self, keep: Keep) -> int:
+        return sum(int(kept.sum()) for kept in keep.values())
+
+    def macs(self, keep: Keep) -> int:
+        return sum(int(keep[layer_name(name)].sum()) * at for name, at in self.positions.items())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one tensor, cut along with the channels of a block.
+
+    Attributes:
+        name: parameter.
+        axis: the axis that is cut.
+        unit: int64, shape (size of the axis,): the unit each index belongs to, -1 for none of this block.
+        producer: zeroing it makes the channel zero (rows, biases, normalisation), as opposed to a reader's column.
+    """
+
+    name: str
+    axis: int
+    unit: Tensor
+    producer: bool
+
+
+@dataclass(frozen=True)
+class ChannelUnits(Units):
+    """Every removable channel group is a unit: the rows, biases and normalisation entries that make a channel.
+
+    Zeroing all that *produces* a channel makes it the constant 0, so compaction removes it with everything
+    that reads it. Producers of different groups never overlap, so the selection by norm is an exact projection.
+
+    Attributes:
+        layers: slots per block; groups that cut the same axes of the same tensors form one block.
+        sizes: units per block.
+        shapes: shape of every parameter.
+        positions: multiply-accumulates per single weight entry, per prunable parameter.
+    """
+
+    layers: Mapping[str, Sequence[Slot]]
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, torch.Size]
+    positions: Mapping[str, int]
+    dense_weights: int
+    dense_macs: int
+    noun: ClassVar[str] = "channel"
+
+    @classmethod
+    def of(
+        cls,
+        groups: Sequence[ChannelGroup],
+        values: Values,
+        positions: Mapping[str, int],
+        dense_weights: int,
+        dense_macs: int,
+    ) -> "ChannelUnits":
+        """Gather groups into blocks; a block is named after the first layer that produces its channels."""
+        kinds: dict[tuple[tuple[str, int, bool], ...], list[ChannelGroup]] = {}
+        for group in groups:
+            if group.removable_exactly:
+                kind = tuple(sorted({(s.name, s.axis, s.producer) for s in group.slices if s.name in values}))
+                kinds.setdefault(kind, []).append(group)
+        layers: dict[str, list[Slot]] = {}
+        sizes: dict[str, int] = {}
+        for kind, members in kinds.items():
+            producer = next(s.name for s in members[0].slices if s.producer and s.name in positions)
+            name = _unused(layer_name(producer), layers)
+            layers[name] = [_slot(members, values, *key) for key in kind]
+            sizes[name] = len(members)
+        shapes = {name: value.shape for name, value in values.items()}
+        return cls(layers, sizes, shapes, positions, dense_weights, dense_macs)
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        return self.sizes
+
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        squares = {}
+        for block, slots in self.layers.items():
+            total = torch.zeros(self.sizes[block] + 1, device=values[slots[0].name].device)
+            for slot in slots:
+                if slot.producer:
+                    cut = values[slot.name].detach().float().movedim(slot.axis, 0)
+                    rows = cut.reshape(len(cut), -1).square().sum(1)
+                    # unit -1 lands in the spare last cell
+                    total.index_add_(0, slot.unit.to(rows.device) % (self.sizes[block] + 1), rows)
+            squares[block] = total[:-1].sqrt()
+        return squares
+
+    def masks(self, keep: Keep) -> Masks:
+        masks: dict[str, Tensor] = {}
+        for (name, axis), kept in self._kept(keep, producers_only=True).items():
+            shape = [1] * len(self.shapes[name])
+            shape[axis] = -1
+            mask = kept.view(shape).expand(self.shapes[name])
+            masks[name] = masks[name] & mask if name in masks else mask.clone()
+        return masks
+
+    def weights(self, keep: Keep) -> int:
+        return sum(self._left(keep).values())
+
+    def macs(self, keep: Keep) -> int:
+        return sum(left * self.positions[name] for name, left in self._left(keep).items())
+
+    def _left(self, keep: Keep) -> dict[str, int]:
+        """Weights left per prunable parameter after the channels that go are cut from both sides."""
+        sizes = {name: list(self.shapes[name]) for name in self.positions}
+        for (name, axis), kept in self._kept(keep, producers_only=False).items():
+            if name in sizes:
+                sizes[name][axis] = int(kept.sum())
+        return {name: torch.Size(size).numel() for name, size in sizes.items()}
+
+    def _kept(self, keep: Keep, *, producers_only: bool) -> dict[tuple[str, int], Tensor]:
+        """Per cut axis, bool of the axis' size: which indices stay."""
+        kept: dict[tuple[str, int], Tensor] = {}
+        for block, slots in self.layers.items():
+            stays = torch.cat([keep[block], keep[block].new_ones(1)])
+            for slot in slots:
+                if slot.producer or not producers_only:
+                    now = stays[slot.unit.to(stays.device)]
+                    key = (slot.name, slot.axis)
+                    kept[key] = kept[key] & now if key in kept else now
+        return kept
+
+
+def _slot(groups: Sequence[ChannelGroup], values: Values, name: str, axis: int, producer: bool) -> Slot:
+    unit = torch.full((values[name].shape[axis],), -1)
+    for number, group in enumerate(groups):
+        for s in group.slices:
+            if (s.name, s.axis, s.producer) == (name, axis, producer):
+                unit[list(s.indices)] = number
+    return Slot(name, axis, unit, producer)
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """Block names stay distinct when one layer's channels fall into several kinds of group."""
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}#{number}", number + 1
+    return candidate

@@ -1,0 +1,254 @@
+"""Is the exported file the model that was trained, is it still accurate, and does it keep the limits set?"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.errors import UsageError, nearest
+from compress.onnx_file import as_seen, predict
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from torch import Tensor, nn
+
+Array = npt.NDArray[Any]
+Batches = Iterable[tuple[Any, Any]]
+"""Pairs of images (float32, NCHW, normalised) and labels, as numpy arrays or tensors."""
+
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+"""Largest difference allowed between two runtimes, relative to the largest output, by the type computed in.
+
+float32: a sum of n terms errs by about sqrt(n) u, with u = 6e-8 (Higham and Mary, SIAM J. Sci. Comput. 41(5),
+2019); PyTorch and ONNX Runtime differ by less than 2e-6 on ResNet-18, MobileNetV2 and VGG-11. Five times that
+is room for deeper networks, and far below what changing one weight of LeNet-5 does.
+float16, bfloat16: every layer's output is rounded to u = 4.9e-4 or 3.9e-3, and the roundings of 50 layers add
+up to sqrt(50) u; the next round number above.
+"""
+
+Z95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+GATES = {
+    "max_accuracy_drop_points": ("accuracy_drop_points", "at most"),
+    "max_latency_ms": ("latency_ms", "at most"),
+    "max_size_kb": ("size_kb", "at most"),
+    # The low end of the spread: a speed-up that holds only on average would fail on the device.
+    "min_speedup": ("speedup_low", "at least"),
+    "min_accuracy": ("accuracy", "at least"),
+}
+"""Every gate: the measured value that it reads, and which side of the limit is good."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of two runtimes on the same images.
+
+    Attributes:
+        max_abs: largest difference of two outputs; None where an output is not finite.
+        tolerance: what it may be, in the outputs' own units.
+        top1_agreement: fraction of the images with the same largest output.
+        samples: images compared.
+        passed: all outputs are finite and max_abs is within the tolerance.
+    """
+
+    max_abs: float | None
+    tolerance: float
+    top1_agreement: float
+    samples: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Score on a data set.
+
+    Attributes:
+        value: fraction correct, or the mean of another metric.
+        correct: images classified correctly; None for another metric.
+        total: images.
+        low: lower end of the Wilson 95 % interval; None for another metric.
+        high: upper end.
+    """
+
+    value: float
+    correct: int | None
+    total: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit the run must meet."""
+
+    name: str
+    limit: float
+    value: float | None
+    passed: bool
+
+    @property
+    def message(self) -> str:
+        """One line for a person.
+
+        >>> Gate("max_latency_ms", 2.0, None, False).message
+        'failed: max_latency_ms: latency_ms was not measured, limit at most 2'
+        """
+        quantity, side = GATES[self.name]
+        found = "was not measured" if self.value is None else f"is {self.value:.6g}"
+        verdict = "passed" if self.passed else "failed"
+        return f"{verdict}: {self.name}: {quantity} {found}, limit {side} {self.limit:.6g}"
+
+
+def parity(session: "InferenceSession", model: "nn.Module", batches: Batches, *, dtype: str = "float32") -> Parity:
+    """Compare an exported file with the PyTorch model, run on the CPU in evaluation mode.
+
+    Args:
+        session: of the exported file.
+        model: the model it was exported from; left as it is.
+        batches: images and labels; the labels are not read.
+        dtype: the type the file computes in, a key of `TOLERANCES`.
+
+    Raises:
+        UsageError: no images, or images that do not fit the file.
+    """
+    import torch
+
+    reference = copy.deepcopy(model).cpu().eval()
+
+    def run(images: Array) -> Array:
+        with torch.inference_mode():
+            return _array(reference(torch.tensor(images)))
+
+    return _compare(session, run, (as_seen(session, _array(x)) for x, _ in batches), dtype)
+
+
+def file_parity(
+    session: "InferenceSession", reference: "InferenceSession", batches: Batches, *, dtype: str = "float32"
+) -> Parity:
+    """Compare a file with a reference file; either may take raw pixels.
+
+    Raises:
+        UsageError: no images, or images that do not fit one of the files.
+    """
+    images = (as_seen(reference, as_seen(session, _array(x))) for x, _ in batches)
+    return _compare(session, lambda x: predict(reference, x), images, dtype)
+
+
+def _compare(
+    session: "InferenceSession", reference: Callable[[Array], Array], images: Iterable[Array], dtype: str
+) -> Parity:
+    worst = scale = agree = 0.0
+    finite, samples = True, 0
+    for batch in images:
+        found, expected = predict(session, batch), reference(batch)
+        if found.shape != expected.shape:
+            raise UsageError(
+                f"the outputs have shapes {found.shape} and {expected.shape}; these are two different models"
+            )
+        finite = finite and bool(np.isfinite(found).all() and np.isfinite(expected).all())
+        with np.errstate(invalid="ignore"):
+            worst = max(worst, float(np.abs(found - expected).max(initial=0)))
+        scale = max(scale, float(np.abs(expected).max(initial=0)))
+        agree += float((_top(found) == _top(expected)).mean(1).sum())
+        samples += len(batch)
+    if not samples:
+        raise UsageError("parity needs at least one image; none was given")
+    if not finite:
+        return Parity(None, 0.0, agree / samples, samples, passed=False)
+    tolerance = TOLERANCES[dtype] * scale
+    return Parity(worst, tolerance, agree / samples, samples, passed=worst <= tolerance)
+
+
+def _top(outputs: Array) -> Array:
+    """Class of the largest output, shape (batch, places): one place, or one for each pixel."""
+    classes = outputs.shape[1] if outputs.ndim > 1 else 1
+    return np.asarray(outputs.reshape(len(outputs), classes, -1).argmax(1))
+
+
+def accuracy(
+    session: "InferenceSession",
+    batches: Batches,
+    *,
+    metric: "Callable[[Tensor, Tensor], Tensor | float] | None" = None,
+) -> Accuracy:
+    """Score an exported file: top-1 accuracy, or the mean over images of another metric.
+
+    An output that is not finite counts as wrong.
+
+    Args:
+        session: of the exported file, for a fixed or a dynamic batch.
+        batches: images and labels, shape (batch,).
+        metric: of outputs and labels of one batch, the batch's mean.
+
+    Raises:
+        UsageError: no images, or images that do not fit the file.
+    """
+    score, total = 0.0, 0
+    for images, labels in batches:
+        outputs, expected = predict(session, _array(images)), _array(labels)
+        if metric is None:
+            finite = np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+            score += int(((outputs.argmax(1) == expected) & finite).sum())
+        else:
+            import torch
+
+            score += float(metric(torch.tensor(outputs), torch.tensor(expected))) * len(outputs)
+        total += len(outputs)
+    if not total:
+        raise UsageError("accuracy needs at least one image; none was given")
+    if metric is not None:
+        return Accuracy(score / total, None, total, None, None)
+    return Accuracy(score / total, int(score), total, *wilson(int(score), total))
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of a fraction: (p + z^2/2n -+ z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+
+    Wilson, J. Am. Stat. Assoc. 22, 1927.
+
+    >>> [round(end, 4) for end in wilson(9, 10)]
+    [0.5958, 0.9821]
+    """
+    p, z2n = correct / total, Z95**2 / total
+    middle = p + z2n / 2
+    half = math.sqrt(z2n * p * (1 - p) + z2n**2 / 4)
+    return max(0.0, (middle - half) / (1 + z2n)), min(1.0, (middle + half) / (1 + z2n))
+
+
+def _array(values: Any) -> Array:
+    """A numpy array of an array or a tensor on any device."""
+    return np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+
+
+def check_gates(limits: Mapping[str, float], values: Mapping[str, float | None]) -> list[Gate]:
+    """Hold measured values against the limits; what was not measured fails.
+
+    Args:
+        limits: by gate name.
+        values: by the names in `GATES`: accuracy_drop_points (dense minus pruned, in percentage points),
+            latency_ms, size_kb (of 1000 bytes), speedup_low, accuracy.
+
+    Raises:
+        UsageError: no such gate, or a limit that is not a number.
+
+    >>> [gate.passed for gate in check_gates({"max_size_kb": 40, "min_speedup": 2}, {"size_kb": 35.4})]
+    [True, False]
+    """
+    gates = []
+    for name, limit in limits.items():
+        if name not in GATES:
+            raise UsageError(f"no gate {name!r}; {nearest(name, GATES)}")
+        if not math.isfinite(limit):
+            raise UsageError(f"gate {name} needs a number as its limit; got {limit}")
+        quantity, side = GATES[name]
+        value = values.get(quantity)
+        if value is None or not math.isfinite(value):
+            gates.append(Gate(name, limit, None, passed=False))
+        else:
+            gates.append(Gate(name, limit, value, passed=value <= limit if side == "at most" else value >= limit))
+    return gates

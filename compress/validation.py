@@ -1,0 +1,109 @@
+"""The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
+
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from compress import targets
+from compress.onnx_file import session
+from compress.stages import Payload, Run
+from compress.train import evaluate
+from compress.validate import accuracy, check_gates, parity
+
+_BATCH = 250
+_PARITY_BATCHES = 4
+"""Parity is checked on the first 1,000 test images."""
+
+
+def validate(run: Run, payload: Payload) -> Payload:
+    """Parity, accuracy and latency of every exported file, and the gates."""
+    asked = run.recipe.validate_
+
+    def work() -> Payload:
+        dense = run.payloads["dense"]
+        models = {"dense.onnx": dense} | {a["path"]: payload for a in _runnable(run) if a["path"] != "dense.onnx"}
+        results = {name: _check(run, name, models[name]) for name in models}
+        measurements, speedup = _latency(run, list(models))
+        figures = {part: _figures(run, results[f"{name}.onnx"], models[f"{name}.onnx"]) for part, name in _PARTS}
+        for measured in measurements[:2]:
+            part = "dense" if measured["artifact"] == "dense.onnx" else "pruned"
+            figures[part]["latency_ms"] = measured["latency_ms"]
+        gates = check_gates(asked.gates.model_dump(exclude_none=True), _gated(run, figures, speedup))
+        found = results["model.onnx"]["parity"]
+        everything = found["passed"] and all(result["parity"]["passed"] for result in results.values())
+        return {
+            "status": "passed" if everything and all(gate.passed for gate in gates) else "gate_failed",
+            **figures,
+            "parity": found,
+            "artifacts": results,
+            "gates": [asdict(gate) for gate in gates],
+            "measurements": measurements,
+            **speedup,
+        }
+
+    depends = {"validate": asked.model_dump(mode="json"), "files": [a["sha256"] for a in _runnable(run)]}
+    return run.stage("validate", "validate", depends, work)
+
+
+_PARTS = (("dense", "dense"), ("pruned", "model"))
+"""Part of the report -> the file that its accuracy is measured on."""
+
+
+def _runnable(run: Run) -> list[dict[str, Any]]:
+    return [a for a in run.payloads["export"]["artifacts"] if a["min_ort"]]
+
+
+def _check(run: Run, name: str, payload: Payload) -> dict[str, Any]:
+    """Parity with PyTorch, and the score on the whole test set."""
+    opened = session(run.directory.path / name)
+    batches = islice(run.data.test.batches(_BATCH), _PARITY_BATCHES)
+    found = parity(opened, run.model(payload), batches)
+    score = accuracy(opened, run.data.test.batches(_BATCH), metric=run.data.metric)
+    return {"parity": asdict(found), "accuracy": score.value, "interval": (score.low, score.high)}
+
+
+def _figures(run: Run, result: dict[str, Any], payload: Payload) -> dict[str, Any]:
+    low, high = result["interval"]
+    return {
+        "accuracy": result["accuracy"],
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_torch": evaluate(run.task(run.model(payload)), run.data.test),
+        "latency_ms": None,
+    }
+
+
+def _latency(run: Run, names: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measurements on every target, and the speed-up on the first: dense and pruned interleaved in one run."""
+    asked = run.recipe.validate_
+    measurements: list[dict[str, Any]] = []
+    speedup: dict[str, Any] = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "speedup_claimed"))
+    for name in asked.targets:
+        results, ratio = targets.find(name).measure(
+            [run.directory.path / file for file in names],
+            threads=asked.threads,
+            warm_up=asked.warm_up,
+            repeats=asked.repeats,
+            budget_seconds=asked.seconds,
+        )
+        measurements.extend(asdict(result) for result in results)
+        if ratio is not None and speedup["speedup"] is None:
+            speedup = {
+                "speedup": ratio.value,
+                "speedup_low": ratio.low,
+                "speedup_high": ratio.high,
+                "speedup_claimed": ratio.claimed,
+            }
+    return measurements, speedup
+
+
+def _gated(run: Run, figures: dict[str, dict[str, Any]], speedup: dict[str, Any]) -> dict[str, float | None]:
+    """Measured values by the names the gates read."""
+    sizes = {a["path"]: a["size_bytes"] for a in run.payloads["export"]["artifacts"]}
+    latency = figures["pruned"]["latency_ms"]
+    return {
+        "accuracy_drop_points": 100 * (figures["dense"]["accuracy"] - figures["pruned"]["accuracy"]),
+        "latency_ms": latency["p50"] if latency else None,
+        "size_kb": sizes["model.onnx"] / 1000,
+        "speedup_low": speedup["speedup_low"],
+    }

@@ -1,0 +1,70 @@
+"""Files a pruned network ships as: one module per output format, and the folder is the table.
+
+A module ``foo.py`` is the format ``foo``. Its docstring's first line describes it, ``suffix`` ends its files'
+names, and ``export(request, path) -> Artifact`` writes one.
+"""
+
+import ast
+import importlib
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+# ONNX Runtime's wheel writes telemetry files unless this is set before its import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+if TYPE_CHECKING:
+    from compress_exporters.artifact import Artifact, ExportError, Request
+
+__all__ = ["Artifact", "ExportError", "Format", "Request", "find", "formats"]
+
+
+class Format(Protocol):
+    """What a format's module offers."""
+
+    suffix: str
+    """End of the file name, ``.onnx`` for instance."""
+
+    def export(self, request: "Request", path: Path) -> "Artifact":
+        """Write the file.
+
+        Raises:
+            ExportError: the model cannot be written as asked.
+        """
+
+
+def formats() -> dict[str, str]:
+    """Every format with the first line of its description, read without importing the format.
+
+    >>> list(formats())[:2]
+    ['onnx', 'sparse']
+    """
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        if file.stem != "artifact":
+            text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+            found[file.stem] = text.partition("\n")[0]
+    return found
+
+
+def find(format: str) -> Format:
+    """The module of a format.
+
+    Raises:
+        ExportError: no such format; the nearest names are given.
+    """
+    from compress_exporters.artifact import ExportError
+
+    known = list(formats())
+    if format not in known:
+        close = get_close_matches(format, known, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise ExportError(f"no export format {format!r}; {hint}")
+    return cast(Format, importlib.import_module(f"{__name__}.{format}"))
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Artifact", "ExportError", "Request"):
+        return getattr(importlib.import_module("compress_exporters.artifact"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,106 @@
+"""What is asked of an exporter and what it gives back."""
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, of pixels scaled to 0..1."""
+
+_CHUNK = 1 << 20
+
+
+class ExportError(ValueError):
+    """The model cannot be written as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model to write and the form to write it in.
+
+    Attributes:
+        model: in evaluation mode; takes images (batch, C, H, W), gives one tensor.
+        input_shape: (C, H, W).
+        batch: a fixed batch size, or "dynamic".
+        opset: version of the ONNX operator set.
+        normalisation: None for an input that is float32 NCHW and already normalised. With mean and standard
+            deviation the graph's input is uint8 NHWC raw pixels, and the graph itself casts, divides by 255,
+            normalises and transposes.
+        metadata: written into the file, text to text.
+    """
+
+    model: "nn.Module"
+    input_shape: tuple[int, int, int]
+    batch: int | Literal["dynamic"] = 1
+    opset: int = 18
+    normalisation: Normalisation | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A written file.
+
+    Attributes:
+        path: where it is.
+        format: name of the exporter.
+        size_bytes: of the file.
+        size_zip_bytes: of the file alone, deflated.
+        sha256: of the file, hexadecimal.
+        opset: ONNX operator set, None for a format without one.
+        min_ort: oldest ONNX Runtime that loads it, "1.14" for instance; None where it is not for that.
+    """
+
+    path: Path
+    format: str
+    size_bytes: int
+    size_zip_bytes: int
+    sha256: str
+    opset: int | None
+    min_ort: str | None
+
+
+def describe(path: Path, format: str, *, opset: int | None = None, min_ort: str | None = None) -> Artifact:
+    """Measure a written file, reading it once."""
+    digest = hashlib.sha256()
+    deflate = zlib.compressobj()
+    size = packed = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            packed += len(deflate.compress(chunk))
+    packed += len(deflate.flush())
+    return Artifact(path, format, size, packed, digest.hexdigest(), opset, min_ort)
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A temporary file in the folder of `path`, gone when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, then give it its name: no reader ever sees half a file."""
+    with scratch_beside(path) as scratch:
+        write(scratch)
+        # mkstemp makes the file private; a delivered file gets what the user's umask allows.
+        mask = os.umask(0)
+        os.umask(mask)
+        scratch.chmod(0o666 & ~mask)
+        os.replace(scratch, path)

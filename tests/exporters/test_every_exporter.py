@@ -1,0 +1,205 @@
+"""What holds for every file in compress_exporters: it loads, keeps names and shapes, agrees, and is repeatable."""
+
+import copy
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import compress_exporters
+from compress.onnx_file import open_onnx, predict, session
+from compress.validate import parity
+from compress_exporters import Artifact, ExportError, Request, find, formats
+from compress_exporters.artifact import describe
+
+SHAPE = (3, 12, 10)
+Written = Callable[..., Artifact]
+
+every_format = pytest.mark.parametrize("format", formats())
+
+MODEL_SOURCE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+    def forward(self, x):
+        return self.layer(x.flatten(1)).relu()
+"""
+
+
+@every_format
+@pytest.mark.parametrize("batch", [4, "dynamic"])
+def test_it_loads_and_keeps_names_and_shapes(written: Written, format: str, batch: int | str) -> None:
+    artifact = written(format, batch)
+    opened = session(artifact.path)
+    first = "batch" if batch == "dynamic" else batch
+    assert [("input", "tensor(float)", [first, 3, 12, 10])] == [(i.name, i.type, i.shape) for i in opened.get_inputs()]
+    assert [("output", [first, 10])] == [(o.name, o.shape) for o in opened.get_outputs()]
+
+
+@every_format
+def test_a_dynamic_batch_takes_any_size_and_a_fixed_one_only_its_own(written: Written, format: str) -> None:
+    dynamic, fixed = session(written(format, "dynamic").path), session(written(format, 4).path)
+    for size in (1, 2, 7):
+        feed = {"input": np.zeros((size, *SHAPE), np.float32)}
+        assert (size, 10) == dynamic.run(None, feed)[0].shape
+        with pytest.raises(Exception, match=r"Got: . Expected: 4"):
+            fixed.run(None, feed)
+
+
+@every_format
+@pytest.mark.parametrize("batch", [4, "dynamic"])
+def test_outputs_agree_with_pytorch(
+    written: Written, net: nn.Module, images: Tensor, format: str, batch: int | str
+) -> None:
+    result = parity(session(written(format, batch).path), net, [(images, None)])
+    assert result.passed
+    assert (10, 1.0) == (result.samples, result.top1_agreement)
+
+
+@every_format
+@pytest.mark.parametrize("layer", [0, 3, 7])
+def test_one_perturbed_weight_is_refused(
+    written: Written, net: nn.Module, images: Tensor, format: str, layer: int
+) -> None:
+    other = copy.deepcopy(net)
+    weight = other[layer].weight
+    other(images).abs().sum().backward()
+    influence = (weight * weight.grad).abs().view(-1).detach()
+    # The middle one of those that any output reads at all: half of the weights matter less.
+    place = (influence == influence[influence > 0].median()).nonzero()[0]
+    weight.data.view(-1)[place] *= 1.01
+    assert not parity(session(written(format, 4).path), other, [(images, None)]).passed
+
+
+@every_format
+def test_raw_pixels_give_what_normalised_images_give(
+    written: Written, net: nn.Module, images: Tensor, format: str
+) -> None:
+    opened = session(written(format, "dynamic", pixels=True).path)
+    entry = opened.get_inputs()[0]
+    assert ("tensor(uint8)", ["batch", 12, 10, 3]) == (entry.type, entry.shape)
+    plain = session(written(format, "dynamic").path)
+    # Equal images up to one rounding of the normalisation; outputs as far apart as two runtimes may be.
+    expected = predict(plain, images.numpy())
+    np.testing.assert_allclose(predict(opened, images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert parity(opened, net, [(images, None)]).passed
+    # The liar: one pixel value off everywhere is seen.
+    off = predict(opened, images.numpy() + np.float32(1 / 255 / 0.25))
+    assert abs(off - expected).max() > 1e-3 * abs(expected).max()
+
+
+@every_format
+def test_exporting_again_from_elsewhere_gives_the_same_bytes_quietly(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    digests = set()
+    for place in ("here", "a much longer/path there"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        source = folder / "user_net.py"
+        source.write_text(MODEL_SOURCE)
+        spec = importlib.util.spec_from_file_location("user_net", source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        torch.manual_seed(0)
+        model = module.Net().eval()
+        before = copy.deepcopy(model.state_dict())
+        artifact = find(format).export(Request(model, (1, 2, 3)), folder / "out" / "m.onnx")
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        digests.add(artifact.sha256)
+        assert ["m.onnx"] == [file.name for file in artifact.path.parent.iterdir()]
+    assert 1 == len(digests)
+    assert ("", "") == capfd.readouterr()
+
+
+def _local_names(data: bytes) -> list[bytes]:
+    here = Path(compress_exporters.__file__).parents[2]
+    secrets = [str(here), sys.prefix, torch.__path__[0], "site-packages", ".py"]
+    return [name.encode() for name in secrets if name.encode() in data]
+
+
+@every_format
+def test_no_path_of_this_machine_is_in_the_bytes(written: Written, format: str) -> None:
+    assert [] == _local_names(written(format).path.read_bytes())
+    assert [] == _local_names(written(format, "dynamic", pixels=True).path.read_bytes())
+
+
+def test_the_search_for_paths_finds_them_in_an_unstripped_export(net: nn.Module) -> None:
+    program = torch.onnx.export(net, (torch.zeros(1, *SHAPE),), dynamo=True, verbose=False)
+    assert b".py" in _local_names(program.model_proto.SerializeToString())
+
+
+@every_format
+def test_metadata_says_what_the_caller_said_and_how_to_feed_it(written: Written, format: str) -> None:
+    assert {"labels": '["cat"]', "input_layout": "NCHW"} == open_onnx(written(format).path).metadata
+    assert {
+        "labels": '["cat"]',
+        "input_layout": "NHWC",
+        "input_mean": "[0.4, 0.5, 0.6]",
+        "input_std": "[0.2, 0.25, 0.3]",
+    } == open_onnx(written(format, "dynamic", pixels=True).path).metadata
+
+
+@every_format
+def test_the_artifact_describes_the_file(written: Written, format: str, tmp_path: Path) -> None:
+    artifact = written(format)
+    data = artifact.path.read_bytes()
+    assert (format, len(data), hashlib.sha256(data).hexdigest()) == (
+        artifact.format,
+        artifact.size_bytes,
+        artifact.sha256,
+    )
+    assert artifact.path.name.endswith(find(format).suffix)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(artifact.path, "m")
+        packed = archive.getinfo("m").compress_size
+    # The same algorithm at the same level; only zlib's six bytes of header and checksum differ.
+    assert packed + 6 == artifact.size_zip_bytes
+    assert (18, "1.14") == (artifact.opset, artifact.min_ort)
+    assert 8 == open_onnx(artifact.path).model.ir_version
+
+
+@every_format
+def test_a_model_in_training_mode_is_refused(format: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"training mode; call model\.eval\(\)"):
+        find(format).export(Request(nn.Flatten().train(), SHAPE), tmp_path / "m.onnx")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_wrong_format_is_answered_with_the_right_names() -> None:
+    with pytest.raises(ExportError, match="no export format 'spars'; did you mean sparse"):
+        find("spars")
+    with pytest.raises(ExportError, match="known: onnx, sparse"):
+        find("zzz")
+    with pytest.raises(ExportError, match="no export format '_versions'"):
+        find("_versions")
+
+
+def test_every_format_has_a_description_and_listing_them_imports_nothing_heavy() -> None:
+    assert all(len(line) > 20 and line.endswith(".") for line in formats().values())
+    code = (
+        "import sys, os, compress_exporters; compress_exporters.formats();"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'numpy', 'compress'} & set(sys.modules);"
+        "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_describe_counts_bytes_across_chunks(tmp_path: Path) -> None:
+    file = tmp_path / "zeros"
+    file.write_bytes(bytes(3 * 2**20 + 5))
+    artifact = describe(file, "onnx")
+    assert 3 * 2**20 + 5 == artifact.size_bytes
+    assert artifact.size_zip_bytes < 5000
+    assert (None, None) == (artifact.opset, artifact.min_ort)

@@ -1,0 +1,64 @@
+import pytest
+
+from compress.report import tables
+from compress.report.formats import UNKNOWN
+
+
+def test_layers_end_in_their_sums(report):
+    table = tables.layers(report)
+    assert ("conv1", "500", "200", "150", "70.00 %", "288 K", "115 K", "86.4 K") == table.rows[0]
+    assert ("Total", "430,500", "37,200", "7,175", "98.33 %", "2.29 M", "404 K", "190 K") == table.rows[-1]
+    report["layers"][0]["macs"] = None
+    assert UNKNOWN == tables.layers(report).rows[-1][6]  # a sum with an unknown part is unknown
+
+
+def test_a_failed_gate_is_marked(report):
+    report["gates"][1]["passed"] = False
+    assert [("max_accuracy_drop_points", "met"), ("max_size_bytes", "FAILED")] == [
+        (row[0], row[-1]) for row in tables.gates(report).rows
+    ]
+
+
+def test_models_leave_out_what_neither_knows(report):
+    names = [row[0] for row in tables.models(report).rows]
+    assert "Accuracy, held-out" not in names
+    assert ("File, sparsely coded", UNKNOWN, "23.9 kB") in tables.models(report).rows
+
+
+def test_a_measurement_that_failed_gives_its_reason(report):
+    report["measurements"] = [{"artifact": "model.onnx", "status": "failed", "reason": "killed"}]
+    assert "failed: killed" == tables.measurements(report).rows[0][3]
+
+
+def test_a_reused_stage_is_marked(report):
+    assert "2 min 28 s, reused" == tables.stages(report).rows[0][1]
+
+
+def test_class_names_are_listed_up_to_twenty(report):
+    assert ("Classes", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9") in tables.origin(report).rows
+    report["data"]["classes"] = [str(i) for i in range(100)]
+    assert any("Classes, 20 of 100" == name for name, _ in tables.origin(report).rows)
+    report["data"]["classes"] = 10
+    assert ("Classes", "10") in tables.origin(report).rows
+
+
+def test_environment_is_flattened(report):
+    report["environment"] = {"gpu": {"name": "none", "count": 0}, "flags": ["a", "b"], "blas": None}
+    found = tables.origin(report).rows
+    assert ("gpu.count", "0") in found
+    assert ("flags", "a, b") in found
+    assert not any("blas" == name for name, _ in found)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tables.models, tables.layers, tables.widths, tables.gates, tables.proof, tables.artifacts,
+        tables.measurements, tables.stages, tables.origin,
+    ],
+)  # fmt: skip
+def test_every_table_is_rectangular_and_empty_without_data(report, make):
+    table = make(report)
+    assert table.rows
+    assert {len(table.columns)} == {len(row) for row in table.rows}
+    assert () == make({"schema": 1}).rows

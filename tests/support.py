@@ -1,0 +1,63 @@
+"""Small pieces that several tests build on."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from compress.budget import Budget
+from compress.data import Augment, Data, TensorSplit
+from compress.masks import Values
+from compress.method import View
+from compress.train import Task, to_device
+from compress.units import ElementUnits
+
+
+def element_units(values: Values, positions: int = 1) -> ElementUnits:
+    """Element units over all given tensors, every weight used at ``positions`` places."""
+    total = sum(value.numel() for value in values.values())
+    shapes = {name: value.shape for name, value in values.items()}
+    return ElementUnits(shapes, dict.fromkeys(values, positions), total, total * positions)
+
+
+def view_of(values: Values, budget: Budget, relax: Callable[[float], float] = lambda kept: kept) -> View:
+    """A view in which every tensor is prunable."""
+    return View(values, tuple(values), element_units(values), budget, {}, relax)
+
+
+class TinyNet(nn.Module):
+    """Two convolutions and a linear layer on 1x8x8 images, 4 classes."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 6, 3)
+        self.fc = nn.Linear(6 * 9, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv1(x))
+        x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)
+        return self.fc(x.flatten(1))
+
+
+def tiny_data(count: int = 64, seed: int = 0) -> Data:
+    """Learnable 1x8x8 images of 4 classes: a bright quadrant tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split(size: int) -> TensorSplit:
+        labels = torch.randint(4, (size,), generator=generator)
+        images = torch.randint(0, 120, (size, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            row, column = 4 * (label // 2), 4 * (label % 2)
+            image[:, row : row + 4, column : column + 4] += 120
+        return TensorSplit(images, labels, (0.4,), (0.3,), Augment())
+
+    classes = ("a", "b", "c", "d")
+    return Data("tiny", classes, (1, 8, 8), (0.4,), (0.3,), split(count), split(32), split(32), f"tiny{seed}")
+
+
+def tiny_task(seed: int = 0, autocast: torch.dtype | None = None) -> Task:
+    """TinyNet on the tiny data, on the CPU."""
+    torch.manual_seed(seed)
+    device = torch.device("cpu")
+    return Task(to_device(TinyNet(), device), tiny_data(), device, autocast, seed)

@@ -1,0 +1,110 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from compress.budget import Budget
+from compress.cost import prunable
+from compress.errors import RunError
+from compress.method import Outcome, PruningMethod, State, View
+from compress.methods.admm import ADMM
+from compress.methods.magnitude import Magnitude
+from compress.rounds import Plan, prune, training
+from compress.train import Optimization, Task
+from tests.support import element_units, tiny_task
+
+
+def plan(task: Task, method: PruningMethod, sparsity: float = 0.75, rounds: int = 1) -> Plan:
+    weights = {name: value for name, value in task.model.named_parameters() if value.dim() > 1}
+    some = Optimization(2, batch_size=16)
+    return Plan("prune-0", method, element_units(weights), Budget(sparsity=sparsity), some, some, rounds)
+
+
+def zeros(task: Task) -> float:
+    weights = [value for value in task.model.parameters() if value.dim() > 1]
+    return 1 - sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+
+
+@pytest.mark.parametrize("method", [ADMM(), Magnitude(), Magnitude(mode="gradual")])
+def test_the_budget_is_met_to_the_weight(method: PruningMethod) -> None:
+    task = tiny_task()
+    masks = prune(task, plan(task, method), {}, prunable(task.model))
+    total = sum(mask.numel() for mask in masks.values())
+    assert total // 4 == sum(int(mask.sum()) for mask in masks.values())
+    assert zeros(task) >= 0.75
+
+
+def test_rounds_tighten_evenly_on_a_log_scale() -> None:
+    task = tiny_task()
+    sparsities: list[float] = []
+    prune(
+        task,
+        plan(task, Magnitude(), 0.75, rounds=2),
+        {},
+        prunable(task.model),
+        report=lambda e: sparsities.append(e.sparsity),
+    )
+    assert 0.5 == pytest.approx(sparsities[3], abs=0.01)  # sqrt(1/4) of the weights after the first round
+    assert 0.75 == pytest.approx(sparsities[-1], abs=0.01)
+
+
+def test_earlier_zeros_stay() -> None:
+    task = tiny_task()
+    masks = prune(task, plan(task, Magnitude(), 0.5), {}, prunable(task.model))
+    after = prune(task, plan(task, ADMM(), 0.75), masks, prunable(task.model))
+    assert not any(bool((after[name] & ~masks[name]).any()) for name in masks)
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_interrupted_anywhere_it_ends_with_the_same_bits(stop: int, tmp_path: Any) -> None:
+    whole = tiny_task()
+    prune(whole, plan(whole, ADMM(), rounds=2), {}, prunable(whole.model))
+    saves = 0
+
+    def save(snapshot: dict[str, Any]) -> None:
+        nonlocal saves
+        torch.save(snapshot, tmp_path / "s.pt")
+        saves += 1
+        if saves == stop:
+            raise KeyboardInterrupt
+
+    first = tiny_task()
+    with pytest.raises(KeyboardInterrupt):
+        prune(first, plan(first, ADMM(), rounds=2), {}, prunable(first.model), save=save)
+    resumed = tiny_task()
+    saved = torch.load(tmp_path / "s.pt", weights_only=True)
+    prune(resumed, plan(resumed, ADMM(), rounds=2), {}, prunable(resumed.model), saved=saved)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_method_may_set_values() -> None:
+    @dataclass(frozen=True)
+    class Sets(PruningMethod):
+        def finish(self, view: View, state: State) -> Outcome:
+            ones = {name: torch.ones_like(value) for name, value in view.values.items() if value.dim() > 1}
+            return Outcome({name: value > 0 for name, value in ones.items()}, ones)
+
+    task = tiny_task()
+    nothing = Optimization(0)
+    p = plan(task, Sets())
+    prune(task, Plan("p", Sets(), p.units, p.budget, nothing, nothing), {}, prunable(task.model))
+    assert bool((task.model.get_parameter("fc.weight") == 1).all())
+
+
+def test_a_layer_that_lost_everything_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Kills(PruningMethod):
+        def finish(self, view: View, state: State) -> Outcome:
+            return Outcome({"fc.weight": torch.zeros(4, 54, dtype=torch.bool)})
+
+    task = tiny_task()
+    with pytest.raises(RunError, match=r"fc\.weight lost every weight"):
+        prune(task, plan(task, Kills()), {}, prunable(task.model))
+
+
+def test_plain_training_prunes_nothing() -> None:
+    task = tiny_task()
+    training(task, "dense", Optimization(1, batch_size=16))
+    assert 0 == zeros(task)
