@@ -217,7 +217,8 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     p, z2n = correct / total, Z95**2 / total
     middle = p + z2n / 2
     half = math.sqrt(z2n * p * (1 - p) + z2n**2 / 4)
-    return max(0.0, (middle - half) / (1 + z2n)), min(1.0, (middle + half) / (1 + z2n))
+    # p itself bounds both ends, so that no rounding puts it outside.
+    return min(p, max(0.0, (middle - half) / (1 + z2n))), max(p, min(1.0, (middle + half) / (1 + z2n)))
 
 
 def _array(values: Any) -> Array:

@@ -50,9 +50,10 @@ class Compaction:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A plan that was proved on the reference, and what it was made from."""
+    """A plan, the float64 model it was proved on, and what it was made from."""
 
     plan: Plan
+    model: nn.Module
     error: float
     frozen_operators: tuple[str, ...]
 
@@ -79,7 +80,7 @@ def compact(model: nn.Module, example_inputs: Tensor | Inputs, *, round_to: int 
     attempt = attempt_compaction(graph, reference, example, round_to=round_to)
     result, attributes = narrowed(model, attempt.plan)
     if attempt.plan.kept:
-        check_training(reference, attempt.plan, example)
+        check_training(reference, attempt.model, example)
     shipped = shipped_error(model, result, inputs)
     layers = tuple(layer_changes(model, result))
     return Compaction(
@@ -125,21 +126,24 @@ def attempt_once(graph: Graph, reference: nn.Module, example: Inputs, *, round_t
     analysis = analyse(graph, tensors, trust_sizes=trust_sizes)
     plan = make_plan(Liveness(analysis, round_to).solve(), tensors)
     # nothing to cut: the result is the same model, also where a constant output would prove nothing
-    error = prove(reference, narrowed(reference, plan)[0], random_inputs(example)) if plan.kept else 0.0
-    return Attempt(plan, error, analysis.frozen_operators)
+    narrow = narrowed(reference, plan)[0]
+    error = prove(reference, narrow, random_inputs(example)) if plan.kept else 0.0
+    return Attempt(plan, narrow, error, analysis.frozen_operators)
 
 
-def check_training(reference: nn.Module, plan: Plan, example: Inputs) -> None:
-    """The narrowed model must still run in training mode if the original does (auxiliary heads)."""
+def check_training(reference: nn.Module, narrow: nn.Module, example: Inputs) -> None:
+    """The narrowed model must still run in training mode if the original does (auxiliary heads).
+
+    Both are throwaway copies: running them moves their normalisation statistics.
+    """
     batch = tuple(torch.cat([tensor, tensor]) if tensor.dim() else tensor for tensor in example)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            copy.deepcopy(reference).train()(*batch)
+            reference.train()(*batch)
         except Exception:  # the user's own code; what did not train before need not train now
             return
-        narrow = narrowed(reference, plan)[0].train()
         try:
-            narrow(*batch)
+            narrow.train()(*batch)
         except Exception as cause:
             raise CompactionError(
                 f"the narrowed model runs in evaluation but not in training mode ({first_line(cause)}): a part "

@@ -6,6 +6,7 @@ map (*merge*). A merge needs one representative per family of proportional maps 
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,9 +80,14 @@ class Liveness:
         self._cols = [ids.find(use.cols) for use in self.analysis.uses]
         self._slots = {key: ids.find(slot) for key, slot in self.analysis.slots.items()}
         self.live = ids.frozen(exact=True)
-        self._effort = torch.zeros(len(ids), dtype=torch.int64)
+
+    @cached_property
+    def _effort(self) -> Tensor:
+        """How many of a channel's rows read anything: reviving one of those may revive others."""
+        effort = torch.zeros(len(self.analysis.ids), dtype=torch.int64)
         for use, rows in zip(self.analysis.uses, self._rows, strict=True):
-            self._effort.index_add_(0, rows, use.reads.sum(1))
+            effort.index_add_(0, rows, use.reads.any(1).long())
+        return effort
 
     def alive(self, ids: Tensor) -> Tensor:
         """Whether each id lives, same shape."""

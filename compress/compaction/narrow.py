@@ -71,21 +71,25 @@ def _merge(solved: Liveness, index: int, use: Use, tensors: Mapping[str, Tensor]
 
 def narrowed(model: nn.Module, plan: Plan) -> tuple[nn.Module, Attributes]:
     """A narrower copy of the model and the attributes that changed, by module name."""
-    model = copy.deepcopy(model)
     tensors = leaf_tensors(model)
-    made: dict[int, Tensor] = {}  # by the old tensor, so that tied names stay one tensor
+    # deepcopy takes what it finds in its memo: no tensor is copied only to be cut, and tied names stay one tensor
+    memo: dict[int, Tensor] = {}
     for name in {*plan.kept, *plan.added} & set(tensors):
         old = tensors[name]
-        made[id(old)] = _changed(old, plan.added.get(name), plan.kept.get(name, {}))
+        memo[id(old)] = _changed(old, plan.added.get(name), plan.kept.get(name, {}))
+    result = copy.deepcopy(model, dict(memo))
     for name in set(plan.added) - set(tensors):
-        like = f"{name.removesuffix('bias')}weight"
-        zeros = nn.Parameter(tensors[like].new_zeros(tensors[like].shape[0]), requires_grad=tensors[like].requires_grad)
-        rows = {axis: indices for axis, indices in plan.kept.get(like, {}).items() if axis == 0}
-        _assign(model, name, _changed(zeros, plan.added[name], rows))
-    for name, old in tensors.items():
-        if id(old) in made:
-            _assign(model, name, made[id(old)])
-    return model, repair(model, plan.groups)
+        _create_bias(result, name, tensors, plan)
+    return result, repair(result, plan.groups)
+
+
+def _create_bias(model: nn.Module, name: str, tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    path = name.rpartition(".")[0]
+    weight = f"{path}.weight".lstrip(".")
+    zeros = nn.Parameter(tensors[weight].new_zeros(tensors[weight].shape[0]), tensors[weight].requires_grad)
+    rows = {axis: indices for axis, indices in plan.kept.get(weight, {}).items() if axis == 0}
+    bias = _changed(zeros, plan.added[name], rows)
+    model.get_submodule(path).register_parameter("bias", nn.Parameter(bias, zeros.requires_grad))
 
 
 def _changed(old: Tensor, amount: Tensor | None, kept: Mapping[int, Tensor]) -> Tensor:
@@ -95,14 +99,8 @@ def _changed(old: Tensor, amount: Tensor | None, kept: Mapping[int, Tensor]) -> 
             new = (new.double().cpu() + amount).to(dtype=old.dtype, device=old.device)
         for axis, indices in kept.items():
             new = new.index_select(axis, indices.to(new.device))
-        new = new.clone(memory_format=torch.contiguous_format)
+        new = new.contiguous()
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
-    (owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers)[attribute] = tensor  # type: ignore[assignment]
 
 
 def _conv_numbers(module: nn.Module, groups: int) -> dict[str, int]:

@@ -1,0 +1,117 @@
+"""Run a recipe over several seeds and record what ONNX Runtime measured: one row per run, resumable.
+
+    python benchmarks/reproduce.py lenet5-mnist-admm-paper --seeds 0 1 2
+
+Each run leaves results/NAME-seedN.json with its command, commit, versions, machine, minutes and figures; a run whose
+file exists is not repeated. RESULTS.md is made from all these files, published figures beside ours.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from compress import recipe
+from compress.pipeline import prune_and_export
+from compress.progress import Display
+
+HERE = Path(__file__).parent
+
+PUBLISHED = {
+    "lenet5-mnist-admm-paper": "71.2x at 99.2 % (Zhang et al. 2018; authors' README)",
+    "lenet5-mnist": "none: channels, then weights",
+    "mlp-mnist": "97.43 % sparsity at 2.2 % error (P-ADMM, another method); ADMM 22.9x at 98.4 %",
+    "resnet20-cifar10": "none at this budget",
+    "resnet56-cifar10": "none at this budget",
+    "vgg16-cifar10": "PFEC VGG-16-A: 93.25 % -> 93.40 %, 34.2 % fewer MACs (Li et al. 2017)",
+    "alexnet-imagenet": "21x at 80.2 % top-5 (Zhang et al. 2018)",
+}
+"""What the literature gives for the recipe's budget."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(PUBLISHED))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where the run directories go")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    asked = parser.parse_args()
+    for seed in asked.seeds:
+        result = HERE / "results" / f"{asked.name}-seed{seed}.json"
+        if not result.exists():
+            row = run(asked.name, seed, asked.runs, asked.assignments)
+            result.write_text(json.dumps(row, indent=2) + "\n")
+    (HERE / "RESULTS.md").write_text(table())
+
+
+def run(name: str, seed: int, runs: Path, assignments: list[str]) -> dict[str, Any]:
+    """One run, as a row."""
+    overrides = {**dict(map(recipe.parse_assignment, assignments)), "seed": seed}
+    resolved = recipe.build(recipe.override(recipe.read(name), overrides))
+    started = time.monotonic()
+    report = prune_and_export(resolved, runs / f"{name}-seed{seed}", Display())
+    seconds = sum(stage["seconds"] for stage in report["stages"])
+    return {
+        "name": name,
+        "seed": seed,
+        "command": " ".join(["python", "benchmarks/reproduce.py", *sys.argv[1:]]),
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip(),
+        "environment": report["environment"],
+        "minutes": round(seconds / 60, 2),
+        "minutes_this_call": round((time.monotonic() - started) / 60, 2),
+        "recipe": report["recipe"],
+        "dense": report["dense"],
+        "pruned": report["pruned"],
+        "speedup": [report["speedup"], report["speedup_low"], report["speedup_high"]],
+        "compaction": {k: v for k, v in report["compaction"].items() if k != "layers"} if report["compaction"] else None,
+        "parity": report["parity"],
+        "layers": report["layers"],
+    }
+
+
+def table() -> str:
+    """RESULTS.md from all result files; what was never run is marked so."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in PUBLISHED}
+    for file in sorted((HERE / "results").glob("*-seed*.json")):
+        row = json.loads(file.read_text())
+        rows.setdefault(row["name"], []).append(row)
+    lines = [
+        "# Results",
+        "",
+        "Made by `benchmarks/reproduce.py` from `results/*.json`. Accuracies are ONNX Runtime's on the whole test set, mean",
+        "(worst) over the seeds; nothing was selected on it. Speed-ups are dense p50 / pruned p50, interleaved, one thread.",
+        "",
+        "| recipe | published | seeds | dense accuracy | pruned accuracy | compression | MACs left | speed-up | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in rows.items():
+        cells = _cells(found) if found else ["not run", *[""] * 6]
+        lines.append(f"| {name} | {PUBLISHED.get(name, '')} | {' | '.join(cells)} |")
+    machines = {(r["environment"]["cpu"], r["environment"]["cores"], r["environment"]["device"]) for f in rows.values() for r in f}
+    lines += ["", "Machines: " + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(found: list[dict[str, Any]]) -> list[str]:
+    def accuracy(part: str) -> str:
+        values = [row[part]["accuracy"] for row in found]
+        return f"{mean(values):.2%} ({min(values):.2%})"
+
+    macs = mean(row["pruned"]["macs"] / row["dense"]["macs"] for row in found)
+    return [
+        ", ".join(str(row["seed"]) for row in found),
+        accuracy("dense"),
+        accuracy("pruned"),
+        f"{mean(row['pruned']['compression'] for row in found):.1f}x",
+        f"{macs:.1%}",
+        f"{mean(row['speedup'][0] for row in found):.2f}x",
+        f"{mean(row['minutes'] for row in found):.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

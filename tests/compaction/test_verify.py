@@ -1,0 +1,93 @@
+"""The checker is shown liars."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from compress.compaction import compact, liveness
+from compress.compaction import compact as compact_function
+from compress.compaction.liveness import Columns, columns_of
+from compress.compaction.trace import Use
+from compress.compaction.verify import prove, random_inputs
+from compress.errors import CompactionError
+from tests.compaction.nets import build, example, zero_rows
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module, list[tuple[torch.Tensor, ...]]]:
+    """A float64 model, its compacted form, and inputs."""
+    model, x = build("vgg")
+    zero_rows(model, 0.5, 1)
+    model, x = model.double(), x.double()
+    return model, compact(model, x).model, random_inputs((x,))
+
+
+def test_honest_pair_passes(pair) -> None:
+    assert prove(*pair) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["features.0.weight", "features.4.running_mean", "classifier.0.bias"])
+def test_one_perturbed_number_is_refused(pair, name: str) -> None:
+    model, narrow, inputs = pair
+    with torch.no_grad():
+        tensor = narrow.state_dict()[name]
+        tensor.view(-1)[tensor.abs().argmax()] *= 1 + 1e-5
+    with pytest.raises(CompactionError, match="differs by"):
+        prove(model, narrow, inputs)
+
+
+def test_model_that_does_not_run_is_refused(pair) -> None:
+    model, narrow, inputs = pair
+    narrow.classifier[0] = nn.Linear(3, 16).double()
+    with pytest.raises(CompactionError, match="the narrowed model does not run"):
+        prove(model, narrow, inputs)
+
+
+def test_other_shape_and_infinity_are_refused(pair) -> None:
+    model, narrow, inputs = pair
+    with pytest.raises(CompactionError, match="shape changed"):
+        prove(model, nn.Sequential(narrow, nn.Unflatten(1, (2, 5))), inputs)
+    broken = copy.deepcopy(model)
+    nn.init.constant_(broken.classifier[3].bias, torch.inf)
+    with pytest.raises(CompactionError, match="not finite"):
+        prove(broken, broken, inputs)
+
+
+def test_equal_but_constant_models_prove_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(CompactionError, match=r"changes by only 0\.0e\+00"):
+        prove(model, model, random_inputs((example((3, 2, 2)).double(),)))
+
+
+def test_error_hidden_behind_a_large_bias_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    nn.init.constant_(model[1].bias, 1e9)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[1].weight *= 1.1  # 1e-10 of the output's size, a tenth of all it does
+    with pytest.raises(CompactionError, match="a comparison shows nothing"):
+        prove(model, other, random_inputs((example((3, 2, 2)).double(),)))
+
+
+def test_inputs_are_several_and_of_more_than_one_batch_size() -> None:
+    inputs = random_inputs((example((3, 4, 4)), torch.arange(2)))
+    assert [2, 2, 2, 3] == [image.shape[0] for image, _ in inputs]
+    assert {0, 1} >= {int(n) for _, numbers in inputs for n in numbers}
+    assert all(not torch.equal(inputs[0][0], image) for image, _ in inputs[1:])
+
+
+def test_wrong_fold_is_refused_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind_to_padding(use: Use) -> Columns:
+        return columns_of(dataclasses.replace(use, padded=False))
+
+    model, x = build("vgg")
+    zero_rows(model, 0.5, 1)
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(liveness, "columns_of", blind_to_padding)
+    with pytest.raises(CompactionError, match="differs by"):
+        compact_function(model, x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,104 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from compress import cost
+from compress.budget import Budget, select
+from compress.compaction import channel_groups, compact
+from compress.units import ChannelUnits, ElementUnits
+from tests.support import TinyNet, element_units
+
+SHAPE = (1, 8, 8)
+
+
+class Residual(nn.Module):
+    """Two convolutions whose outputs are added: their channels can only go together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn(self.a(x)))
+        x = torch.relu(x + self.b(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def channel_units(model: nn.Module) -> ChannelUnits:
+    positions = cost.positions(model, SHAPE)
+    values = dict(model.named_parameters())
+    groups = channel_groups(model, torch.randn(2, *SHAPE))
+    return ChannelUnits.of(groups, values, positions, cost.weight_count(model), cost.macs(model, SHAPE))
+
+
+def test_blocks_are_named_after_the_layer_that_makes_the_channels() -> None:
+    assert {"conv1": 4, "conv2": 6} == dict(channel_units(TinyNet()).blocks)
+
+
+def test_coupled_layers_form_one_block() -> None:
+    assert {"a": 4} == dict(channel_units(Residual()).blocks)
+
+
+def test_score_is_the_norm_of_all_that_makes_the_channel() -> None:
+    model = TinyNet()
+    values = dict(model.named_parameters())
+    rows = torch.cat([values["conv1.weight"].flatten(1), values["conv1.bias"][:, None]], 1)
+    torch.testing.assert_close(rows.norm(dim=1).detach(), channel_units(model).scores(values)["conv1"])
+
+
+def test_masks_cover_rows_biases_and_normalisation_but_no_reader() -> None:
+    masks = channel_units(Residual()).masks({"a": torch.tensor([True, False, True, True])})
+    assert {"a.weight", "bn.weight", "bn.bias", "b.weight", "b.bias"} == masks.keys()
+    assert [True, False, True, True] == masks["bn.bias"].tolist()
+    assert [True, False, True, True] == masks["b.weight"][:, 0, 0, 0].tolist()
+    assert bool(masks["b.weight"][0].all())  # its columns read the channel; compaction drops them
+
+
+def test_cost_by_hand() -> None:
+    """conv1 1->4 3x3 on 8x8, conv2 4->6 3x3 on 6x6, fc 54->4; half of conv1 goes."""
+    units = channel_units(TinyNet())
+    keep = {"conv1": torch.tensor([True, True, False, False]), "conv2": torch.ones(6, dtype=torch.bool)}
+    assert 2 * 9 + 6 * 2 * 9 + 54 * 4 == units.weights(keep)
+    assert 2 * 9 * 64 + 6 * 2 * 9 * 36 + 54 * 4 == units.macs(keep)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_cost_of_a_selection_is_the_cost_after_compaction(data: st.DataObject) -> None:
+    model = Residual() if data.draw(st.booleans()) else TinyNet()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    units = channel_units(model)
+    keep = {}
+    for name, size in units.blocks.items():
+        kept = data.draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+        keep[name] = torch.tensor(kept)
+    with torch.no_grad():
+        for name, mask in units.masks(keep).items():
+            model.get_parameter(name).mul_(mask)
+    smaller = compact(model, torch.randn(2, *SHAPE)).model
+    assert cost.weight_count(smaller) == units.weights(keep)
+    assert cost.macs(smaller, SHAPE) == units.macs(keep)
+
+
+def test_channel_budgets_are_the_largest_that_fit() -> None:
+    units = channel_units(TinyNet())
+    scores = {"conv1": torch.tensor([4.0, 3.0, 2.0, 1.0]), "conv2": torch.arange(6.0) / 10}
+    keep = select(Budget(macs=0.5), units, scores)
+    assert units.macs(keep) <= 0.5 * units.dense_macs
+    ranked = torch.cat([scores["conv1"], scores["conv2"]]).sort(descending=True).values
+    smallest = min(float(scores[n][k].min()) for n, k in keep.items())
+    after = ranked[ranked < smallest][0]
+    wider = {n: keep[n] | (scores[n] >= after) for n in keep}
+    assert units.macs(wider) > 0.5 * units.dense_macs
+
+
+def test_elements_cost_one_weight_and_their_positions() -> None:
+    units: ElementUnits = element_units({"a.weight": torch.ones(2, 3)}, positions=10)
+    keep = {"a": torch.tensor([True, False, False, True, True, False])}
+    assert (3, 30) == (units.weights(keep), units.macs(keep))
+    assert [[True, False, False], [True, True, False]] == units.masks(keep)["a.weight"].tolist()
