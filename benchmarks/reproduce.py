@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any
 
 from compress import recipe
+from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
 from compress.progress import Display
 
@@ -67,7 +68,7 @@ def run(name: str, seed: int, runs: Path, assignments: list[str]) -> dict[str, A
         "dense": report["dense"],
         "pruned": report["pruned"],
         "speedup": [report["speedup"], report["speedup_low"], report["speedup_high"]],
-        "compaction": {k: v for k, v in report["compaction"].items() if k != "layers"} if report["compaction"] else None,
+        "compaction": {key: value for key, value in (report["compaction"] or {}).items() if key != "layers"},
         "parity": report["parity"],
         "layers": report["layers"],
     }
@@ -82,17 +83,19 @@ def table() -> str:
     lines = [
         "# Results",
         "",
-        "Made by `benchmarks/reproduce.py` from `results/*.json`. Accuracies are ONNX Runtime's on the whole test set, mean",
-        "(worst) over the seeds; nothing was selected on it. Speed-ups are dense p50 / pruned p50, interleaved, one thread.",
+        "Made by `benchmarks/reproduce.py` from `results/*.json`. Accuracies are ONNX Runtime's on the whole test set,",
+        "mean (worst) over the seeds; nothing was selected on it. Speed-ups are dense p50 / pruned p50, interleaved,",
+        "one thread, mean over the seeds.",
         "",
-        "| recipe | published | seeds | dense accuracy | pruned accuracy | compression | MACs left | speed-up | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | published | seeds | dense | pruned | compression | MACs left | speed-up | sparse file | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in rows.items():
-        cells = _cells(found) if found else ["not run", *[""] * 6]
+        cells = _cells(found) if found else ["not run", *[""] * 7]
         lines.append(f"| {name} | {PUBLISHED.get(name, '')} | {' | '.join(cells)} |")
-    machines = {(r["environment"]["cpu"], r["environment"]["cores"], r["environment"]["device"]) for f in rows.values() for r in f}
-    lines += ["", "Machines: " + "; ".join(f"{cpu}, {cores} cores, {device}" for cpu, cores, device in sorted(machines))]
+    environments = [row["environment"] for found in rows.values() for row in found]
+    machines = sorted({f"{e['cpu']}, {e['cores']} cores, {e['device']}, {e['precision']}" for e in environments})
+    lines += ["", f"Machines: {'; '.join(machines)}. MACs: {MACS_CONVENTION}."]
     return "\n".join(lines) + "\n"
 
 
@@ -109,6 +112,7 @@ def _cells(found: list[dict[str, Any]]) -> list[str]:
         f"{mean(row['pruned']['compression'] for row in found):.1f}x",
         f"{macs:.1%}",
         f"{mean(row['speedup'][0] for row in found):.2f}x",
+        f"{mean(row['pruned']['size_sparse_bytes'] for row in found) / 1000:.1f} kB",
         f"{mean(row['minutes'] for row in found):.1f}",
     ]
 

@@ -1,6 +1,6 @@
 """How long `compress --help` takes, beside an empty Python: interleaved pairs, median and spread.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import shutil

@@ -15,7 +15,7 @@ def assemble(
         run: with the payloads of all stages that finished.
         environment: versions, CPU, threads.
         status: of a run that ended early.
-        exit_code: of a run that ended early, where it is known.
+        exit_code: of a run that ended early.
     """
     checked = run.payloads.get("validate", {})
     dense, pruned = run.payloads.get("dense"), _last_model(run)

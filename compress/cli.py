@@ -20,6 +20,8 @@ _DEFAULT_RECIPE = "lenet5-mnist"
 class _Terminated(BaseException):
     """SIGTERM: unwinds like a keyboard interrupt, so that the report says so."""
 
+    exit_code = 143
+
 
 class _Group(click.Group):
     """Ends every command in one of the documented exit codes."""
@@ -40,7 +42,7 @@ class _Group(click.Group):
             sys.exit(130)
         except _Terminated:
             click.echo("compress: terminated; the same command continues from the last finished epoch", err=True)
-            sys.exit(143)
+            sys.exit(_Terminated.exit_code)
         except Exception as error:
             sys.exit(_internal_error(error))
 

@@ -11,20 +11,22 @@ from typing import Any
 
 import torch
 
-from compress import __version__, stages
+from compress import __version__, cost, stages, targets
 from compress.assemble import assemble
-from compress.data import Augment, Reading, load
-from compress.errors import GateError, RunError, UsageError
+from compress.data import Augment, Data, Reading, load
+from compress.errors import CompressError, GateError, RunError, UsageError, nearest
 from compress.progress import Display
 from compress.recipe import Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
 from compress.run_directory import RunDirectory, key_of
 from compress.stages import Payload, Run, digest
-from compress.train import derive
+from compress.train import Task, derive, evaluating, top1
+from compress.units import layer_name
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
-from compress_models import SpecError, WeightsError
+from compress_models import SpecError, WeightsError, load_weights
+from compress_models.spec import quote
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -46,17 +48,15 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
     display = display or Display()
     directory = RunDirectory(out)
     with directory.locked():
+        run = _start(recipe, directory, display)
         directory.write("recipe.toml", recipe.to_toml())
-        try:
-            run = _start(recipe, directory, display)
-        except (SpecError, WeightsError) as error:
-            raise UsageError(str(error)) from None
         try:
             report = _run(run)
         except BaseException as error:
             translated = _translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            _write_report(run, assemble(run, _environment(run), status, getattr(translated, "exit_code", None)))
+            code = 130 if isinstance(error, KeyboardInterrupt) else getattr(translated, "exit_code", 1)
+            _write_report(run, assemble(run, _environment(run), status, code))
             if translated is error:
                 raise
             raise translated from None
@@ -68,15 +68,32 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
 
 
 def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
-    for format in recipe.export.formats:
-        try:
-            find(format)
-        except ExportError as error:
-            raise UsageError(str(error)) from None
+    """All that is needed, checked before anything of an earlier run is touched.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit; hours later would be too late.
+    """
+    for target in recipe.validate_.targets:
+        targets.find(target)
     device = _device(recipe.device)
-    precision = directory.decide("precision", lambda: _precision(recipe.precision, device))
+    data = _data(recipe, device)
+    precision = {"dtype": recipe.precision}
+    if recipe.precision == "auto":
+        precision = directory.decide("precision", lambda: _precision(device))
+    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
+    run = Run(recipe, directory, display, data, device, autocast)
+    try:
+        for format in recipe.export.formats:
+            find(format)
+        check(run)
+    except (ExportError, SpecError, WeightsError) as error:
+        raise UsageError(str(error)) from None
+    return run
+
+
+def _data(recipe: Recipe, device: torch.device) -> Data:
     held_out = recipe.data.held_out
-    data = load(
+    return load(
         recipe.data.name,
         root=recipe.data.root,
         held_out=held_out if held_out < 1 else int(held_out),
@@ -85,8 +102,6 @@ def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         augment=Augment(shift=recipe.data.shift, flip=recipe.data.flip),
         reading=Reading(recipe.data.workers, recipe.data.image_size, recipe.data.mean, recipe.data.std),
     )
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
-    return Run(recipe, directory, display, data, device, autocast)
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -104,17 +119,19 @@ def export(run: Run, payload: Payload) -> Payload:
     asked = run.recipe.export
 
     def work() -> Payload:
-        dense = find("onnx").export(_request(run, run.payloads["dense"]), run.directory.path / "dense.onnx")
-        written = [dense]
-        for format in dict.fromkeys(("onnx", *asked.formats)):
-            exporter = find(format)
-            written.append(exporter.export(_request(run, payload), run.directory.path / f"model{exporter.suffix}"))
+        exporters = [find(format) for format in dict.fromkeys(("onnx", *asked.formats))]
+        files = [run.directory.path / f"model{exporter.suffix}" for exporter in exporters]
+        run.directory.own(*(file.name for file in files))
+        written = [find("onnx").export(_request(run, run.payloads["dense"]), run.directory.path / "dense.onnx")]
+        for exporter, file in zip(exporters, files, strict=True):
+            written.append(exporter.export(_request(run, payload), file))
         return {"artifacts": [{**asdict(artifact), "path": artifact.path.name} for artifact in written]}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
     if not all(_intact(run, artifact) for artifact in stage["artifacts"]):
         run.display.note("  an exported file is missing or changed; writing it again")
         stage.update(work())
+        run.directory.store("export", run.key, stage)
     return stage
 
 
@@ -125,16 +142,71 @@ def _request(run: Run, payload: Payload) -> Request:
         "preprocessing": json.dumps({"scale": 1 / 255, "mean": data.mean, "std": data.std}),
         "method": ", then ".join(f"{step.method} on {step.units}s" for step in run.recipe.prune),
         "sparsity": f"{payload['sparsity']:.6f}",
-        "recipe_sha256": key_of(recipe=run.recipe.model_dump(mode="json", exclude={"device", "validate_"})),
+        "recipe_sha256": key_of(recipe=_deciding(run.recipe)),
         "producer": f"compress {__version__}",
     }
     normalisation = (data.mean, data.std) if asked.uint8_input else None
     return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata)
 
 
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe decides the model: neither where files lie nor what is measured afterwards."""
+    table = recipe.to_dict()
+    elsewhere = {"model": ("weights",), "data": ("root", "workers")}
+    kept = {name: section for name, section in table.items() if name not in ("device", "validate")}
+    return kept | {name: {k: v for k, v in table[name].items() if k not in out} for name, out in elsewhere.items()}
+
+
 def _intact(run: Run, artifact: dict[str, Any]) -> bool:
     file = run.directory.path / artifact["path"]
     return file.exists() and digest(file) == str(artifact["sha256"])
+
+
+def check(run: Run) -> None:
+    """Run the recipe's model once on the recipe's data, before hours are spent on them.
+
+    Raises:
+        UsageError: they do not fit each other, or the export or a budget does not fit them.
+        WeightsError: the weights do not fit the model.
+    """
+    recipe, data = run.recipe, run.data
+    asked = f"model {recipe.model.name} on data {recipe.data.name}"
+    model = run.build()
+    if recipe.model.weights:
+        load_weights(model, recipe.model.weights)
+    if recipe.export.uint8_input and data.test.raw(0, 1) is None:
+        raise UsageError(f"uint8_input needs 8-bit images; those of data {recipe.data.name} are not: leave it out")
+    layers = {layer_name(name) for name in cost.prunable(model)}
+    if not layers:
+        raise UsageError(f"model {recipe.model.name} has no convolution and no linear layer to prune")
+    for name in (name for step in recipe.prune for name in step.budget.keep or ()):
+        if name.partition("#")[0] not in layers:
+            raise UsageError(f"keep names no layer {name!r}; {nearest(name, layers)}")
+    if not len(data.held_out):
+        raise UsageError(f"held_out {recipe.data.held_out:g} leaves no image to select by; raise --set data.held_out")
+    images, labels = next(iter(data.held_out.batches(2)))
+    task = Task(model, data, torch.device("cpu"), None, recipe.seed)
+    try:
+        with evaluating(model):
+            outputs = model(images.cpu())
+            if data.loss is None:
+                _check_classes(asked, outputs, (len(images), len(data.classes)))
+            float(task.loss(outputs, labels.cpu()))
+            float((data.metric or top1)(outputs, labels.cpu()).sum())
+    except CompressError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise UsageError(f"{asked}, images of shape {list(images.shape)}: {quote(error)}") from error
+
+
+def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:
+    if not isinstance(outputs, torch.Tensor):
+        raise UsageError(f"{asked}: gives a {type(outputs).__name__}; one tensor is expected, so wrap the model")
+    if outputs.ndim != 2 or outputs.shape[0] != wanted[0] or outputs.shape[1] < wanted[1]:
+        raise UsageError(
+            f"{asked}: gives outputs of shape {list(outputs.shape)}; {wanted[0]} images of {wanted[1]} classes need "
+            f"{list(wanted)}: change the model's number of classes, or give the data a loss and a metric of its own"
+        )
 
 
 def _device(asked: str) -> torch.device:
@@ -148,10 +220,8 @@ def _device(asked: str) -> torch.device:
     return device
 
 
-def _precision(asked: str, device: torch.device) -> dict[str, str]:
+def _precision(device: torch.device) -> dict[str, str]:
     """Autocast dtype, and why; decided once per run directory so that a resumed run computes the same."""
-    if asked != "auto":
-        return {"dtype": asked, "reason": "asked for"}
     if device.type == "cuda":
         return {
             "dtype": "bf16" if torch.cuda.is_bf16_supported() else "fp32",
@@ -209,9 +279,13 @@ def _failures(report: dict[str, Any]) -> str:
         for gate in report["gates"]
         if not gate["passed"]
     ]
-    if not report["parity"]["passed"]:
-        found.insert(
-            0,
-            f"parity: max error {report['parity']['max_abs']:.3g}, tolerance {report['parity']['tolerance']:.3g}",
-        )
-    return "failed: " + "; ".join(found)
+    unequal = [
+        _disparity(a["path"], a["parity"]) for a in report["artifacts"] if not a.get("parity", {}).get("passed", True)
+    ]
+    return "failed: " + "; ".join([*unequal, *found])
+
+
+def _disparity(file: str, parity: dict[str, Any]) -> str:
+    if parity["max_abs"] is None:
+        return f"parity of {file}: an output is not finite"
+    return f"parity of {file}: max error {parity['max_abs']:.3g}, tolerance {parity['tolerance']:.3g}"

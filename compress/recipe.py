@@ -97,13 +97,13 @@ class Step(BaseModel):
     """Channel counts stay multiples of this where compaction can."""
 
     def model_post_init(self, context: Any, /) -> None:
-        """Refuse a method or knob that does not exist, when the recipe is read rather than hours later."""
+        """Write out the method's defaults; refuse what does not exist when the recipe is read, not hours later."""
         known = [*type(self).model_fields]
         found = {f.name for f in dataclasses.fields(methods.find(self.method))}
         for knob in self.knobs:
             if knob not in found:
                 raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
-        methods.build(self.method, self.knobs)
+        (self.model_extra or {}).update(dataclasses.asdict(methods.build(self.method, self.knobs)))
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -158,10 +158,7 @@ class Recipe(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Every value, defaults written out, absent ones left out; JSON- and TOML-able."""
-        table = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for step, written in zip(self.prune, table["prune"], strict=True):
-            written.update(dataclasses.asdict(methods.build(step.method, step.knobs)))
-        return table
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     def to_toml(self) -> str:
         """The same as TOML."""

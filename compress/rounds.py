@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from compress.budget import Budget
+from compress.descent import Optimization
 from compress.errors import RunError
 from compress.masks import Masks, Values, burn
 from compress.method import PruningMethod, Retrain, View
-from compress.train import Epoch, Optimization, Snapshot, Task, fit
+from compress.train import Epoch, Snapshot, Task, fit
 from compress.units import ElementUnits, Units
 
 Save = Callable[[dict[str, Any]], None]

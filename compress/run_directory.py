@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -15,6 +16,13 @@ from typing import Any
 import torch
 
 from compress.errors import RunError, UsageError
+
+_OWNED = "artifacts.json"
+_ALWAYS_OWNED = ("dense.onnx", "model.onnx", "report.json", "report.html")
+"""Files that a changed recipe makes stale, with those that `RunDirectory.own` names; no others are deleted."""
+
+_MADE_AFTER = {"validate": ("report.json", "report.html")}
+"""What is made from a stage, where that is not everything: other gates leave the exported files as they are."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -42,9 +50,8 @@ class RunDirectory:
         self.notes: list[str] = []
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for left_over in [*path.glob(".*.part"), *self.checkpoints.glob(".*.part")]:
-                left_over.unlink()
-            (self.checkpoints / ".lock").touch()
+            with self.locked():  # what another run is writing now is not left over
+                self._remove_left_overs()
         except OSError as error:
             raise UsageError(
                 f"cannot write to the output directory {path}: {error.strerror}; choose another --out"
@@ -68,6 +75,24 @@ class RunDirectory:
             except OSError:
                 raise UsageError(f"another run is using {self.path}; wait for it or choose another --out") from None
             yield
+
+    def own(self, *names: str) -> None:
+        """Remember, before they are written, names of files that may be deleted once they are stale."""
+        self.write(f"checkpoints/{_OWNED}", json.dumps(sorted({*self._owned(), *names})) + "\n")
+
+    def _owned(self) -> list[str]:
+        try:
+            return [*_ALWAYS_OWNED, *map(str, json.loads((self.checkpoints / _OWNED).read_text()))]
+        except (OSError, ValueError, TypeError):
+            return [*_ALWAYS_OWNED]
+
+    def _remove_left_overs(self) -> None:
+        """Temporary files of a run that was killed: ours alone, by the names they lead to."""
+        # an exporter that builds on another's file writes beside that file's temporary name: two dots
+        patterns = [".*.part", *(f"{dots}{glob.escape(name)}.*" for name in self._owned() for dots in (".", ".."))]
+        for pattern in patterns:
+            for left_over in [*self.path.glob(pattern), *self.checkpoints.glob(pattern)]:
+                left_over.unlink()
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write a file under a temporary name, then rename it.
@@ -111,9 +136,8 @@ class RunDirectory:
         payload = self._load(self.checkpoints / f"{stage}.pt", key)
         if payload is None and (self.checkpoints / f"{stage}.pt").exists():
             (self.checkpoints / f"{stage}.pt").unlink()
-            stale = [
-                file for pattern in ("dense.onnx", "model.*", "report.*") for file in sorted(self.path.glob(pattern))
-            ]
+            made = _MADE_AFTER.get(stage, sorted({*self._owned()}))
+            stale = [file for name in made if (file := self.path / name).is_file()]
             for file in stale:
                 file.unlink()
             if stale:
@@ -145,8 +169,8 @@ class RunDirectory:
         """A choice made once per run directory and reused when the run is resumed (decisions.json)."""
         file = self.path / "decisions.json"
         try:
-            decisions = json.loads(file.read_text()) if file.exists() else {}
-        except ValueError:
+            decisions = dict(json.loads(file.read_text())) if file.exists() else {}
+        except (ValueError, TypeError):
             self.notes.append(f"{file.name} was unreadable; its choices were made again")
             decisions = {}
         if name not in decisions:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from compress import __version__, cost, methods, rounds
 from compress.compaction import channel_groups, compact, restore
 from compress.data import Data
+from compress.descent import Optimization
 from compress.masks import nonzero
 from compress.progress import Display
 from compress.recipe import Recipe, Step
 from compress.run_directory import RunDirectory, key_of
-from compress.train import Epoch, Optimization, Task, derive, evaluate, to_device
+from compress.train import Epoch, Task, derive, evaluate, to_device
 from compress.units import ChannelUnits, ElementUnits, Units
 from compress_models import load, load_weights, resolve
 

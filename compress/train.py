@@ -5,31 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from compress.data import Data, Split
+from compress.descent import Descent, Optimization
 from compress.errors import RunError
 from compress.masks import Masks, Values
 from compress.method import Clock, PruningMethod, State, View
-from compress.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How one phase is trained; the learning rate follows ``schedule`` over the whole phase."""
-
-    epochs: int
-    batch_size: int = 128
-    lr: float = 1e-3
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class Snapshot:
 
     epoch: int
     model: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    descent: dict[str, Any]
     state: dict[str, Any]
 
 
@@ -103,9 +89,13 @@ class Trainee(nn.Module):
         outputs: Tensor = functional_call(self.model, dict(self.effective), (inputs,))
         return outputs
 
-    def grads(self) -> Values:
-        """Gradients of the effective weights of the last backward pass."""
-        return {name: value.grad for name, value in self.effective.items() if value.grad is not None}
+    def grads(self, scale: float = 1.0) -> Values:
+        """Gradients of the effective weights of the last backward pass, the loss scale taken out."""
+        found = {name: value.grad for name, value in self.effective.items() if value.grad is not None}
+        # A leaf is a parameter itself: the scaler has unscaled it already.
+        return {
+            name: grad if self.effective[name].is_leaf or scale == 1 else grad / scale for name, grad in found.items()
+        }
 
 
 def derive(seed: int, *path: object) -> int:
@@ -154,32 +144,32 @@ def fit(
         task.model.load_state_dict(snapshot.model)
         state = load_state(snapshot.state, state)
     trainee = Trainee(task.model, method, state)
-    optimizer = _optimizer(trainee, optimization)
+    descent = Descent.of(optimization, task.model.parameters(), state.trainable, task.device, task.autocast)
     if snapshot:
-        optimizer.load_state_dict(snapshot.optimizer)
+        descent.load_state_dict(snapshot.descent)
     for epoch in range(snapshot.epoch if snapshot else 0, optimization.epochs):
         started = time.monotonic()
-        loss = _epoch(task, optimization, trainee, optimizer, view, epoch, stage, tick)
+        loss = _epoch(task, trainee, descent, view, epoch, stage, tick)
         values = method.effective(dict(task.model.named_parameters()), trainee.state)
         accuracy, sparsity = evaluate(task, task.data.held_out, values), _sparsity(values, task.dense_weights)
         seconds = time.monotonic() - started
         metrics = trainee.state.metrics
         report(Epoch(stage, epoch + 1, optimization.epochs, loss, accuracy, sparsity, seconds, metrics))
-        save(Snapshot(epoch + 1, task.model.state_dict(), optimizer.state_dict(), asdict(trainee.state)))
+        save(Snapshot(epoch + 1, task.model.state_dict(), descent.state_dict(), asdict(trainee.state)))
     return trainee.state
 
 
 def _epoch(
     task: Task,
-    optimization: Optimization,
     trainee: Trainee,
-    optimizer: torch.optim.Optimizer,
+    descent: Descent,
     view: Callable[[Values, Values], View],
     epoch: int,
     stage: str,
     tick: Callable[[float], None],
 ) -> float:
     """One pass over the training set; returns the mean loss, penalty left out."""
+    optimization = descent.optimization
     torch.manual_seed(derive(task.seed, stage, epoch, "dropout"))
     generator = torch.Generator().manual_seed(derive(task.seed, stage, epoch, "batches"))
     values = dict(task.model.named_parameters())
@@ -188,11 +178,10 @@ def _epoch(
     total = torch.zeros((), device=task.device)
     for index, batch in enumerate(task.data.train.batches(optimization.batch_size, generator=generator, augment=True)):
         clock = Clock(epoch * per_epoch + index + 1, optimization.epochs * per_epoch, per_epoch)
-        _set_rates(optimizer, optimization, (clock.step - 1) / clock.steps)
-        loss = _backward(task, trainee, view(values, {}), optimizer, batch)
-        if trainee.method.trains:
-            optimizer.step()
-        answer = trainee.method.update(view(values, trainee.grads()), trainee.state, clock)
+        descent.start((clock.step - 1) / clock.steps)
+        loss = _backward(task, trainee, view(values, {}), descent, batch)
+        scale = descent.step() if trainee.method.trains else 1.0
+        answer = trainee.method.update(view(values, trainee.grads(scale)), trainee.state, clock)
         trainee.state = _apply(answer, values)
         total += loss
         if index % 50 == 0 or index == per_epoch - 1:
@@ -200,23 +189,22 @@ def _epoch(
             if not torch.isfinite(total):
                 raise RunError(
                     f"the loss became {float(total)} in {stage}, epoch {epoch + 1}, by step {index + 1} of "
-                    f"{per_epoch}; the state of the last whole epoch is kept. Lower the learning rate (--set train.lr=...), then "
-                    "run the same command again"
+                    f"{per_epoch}; the state of the last whole epoch is kept. Lower the learning rate "
+                    "(--set train.lr=...), then run the same command again"
                 )
     return float(total) / per_epoch
 
 
-def _backward(
-    task: Task, trainee: Trainee, view: View, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]
-) -> Tensor:
+def _backward(task: Task, trainee: Trainee, view: View, descent: Descent, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Gradients of loss + penalty; returns the loss alone."""
     images, labels = batch
     images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
-    optimizer.zero_grad(set_to_none=True)
     with torch.autocast(task.device.type, dtype=task.autocast, enabled=task.autocast is not None):
         outputs = trainee(images)
     loss = task.loss(outputs, labels)
     total: Tensor = loss + trainee.method.penalty(view, trainee.state)
+    if trainee.method.trains:
+        total = descent.scaler.scale(total)
     total.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
@@ -229,30 +217,6 @@ def _apply(answer: State | tuple[State, Values], values: Values) -> State:
     for name, value in new.items():
         values[name].copy_(value)
     return state
-
-
-def _optimizer(trainee: Trainee, optimization: Optimization) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": list(trainee.model.parameters())}]
-    if trainee.state.trainable:
-        groups.append({"params": list(trainee.state.trainable.values()), "weight_decay": 0.0})
-    lr, decay = optimization.lr, optimization.weight_decay
-    if optimization.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr,
-            momentum=optimization.momentum,
-            weight_decay=decay,
-            nesterov=optimization.momentum > 0,
-            fused=True,
-        )
-    kind = torch.optim.Adam if optimization.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr, weight_decay=decay, fused=True)
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, optimization: Optimization, progress: float) -> None:
-    rate = optimization.lr * learning_rate(optimization.schedule, progress, optimization.warmup)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def accuracy(
     session: "InferenceSession",
     batches: Batches,
     *,
-    metric: "Callable[[Tensor, Tensor], Tensor | float] | None" = None,
+    metric: "Callable[[Tensor, Tensor], Tensor] | None" = None,
 ) -> Accuracy:
     """Score an exported file: top-1 accuracy, or the mean over images of another metric.
 
@@ -183,7 +183,7 @@ def accuracy(
     Args:
         session: of the exported file, for a fixed or a dynamic batch.
         batches: images and labels, shape (batch,).
-        metric: of outputs and labels of one batch, the batch's mean.
+        metric: f(outputs, labels) -> one score per image, as `compress.data.Data` has it.
 
     Raises:
         UsageError: no images, or images that do not fit the file.
@@ -197,7 +197,7 @@ def accuracy(
         else:
             import torch
 
-            score += float(metric(torch.tensor(outputs), torch.tensor(expected))) * len(outputs)
+            score += float(metric(torch.tensor(outputs), torch.tensor(expected)).sum())
         total += len(outputs)
     if not total:
         raise UsageError("accuracy needs at least one image; none was given")

@@ -1,10 +1,14 @@
 """The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
+
 from compress import targets
+from compress.data import Data
 from compress.onnx_file import session
 from compress.stages import Payload, Run
 from compress.train import evaluate
@@ -58,8 +62,15 @@ def _check(run: Run, name: str, payload: Payload) -> dict[str, Any]:
     opened = session(run.directory.path / name)
     batches = islice(run.data.test.batches(_BATCH), _PARITY_BATCHES)
     found = parity(opened, run.model(payload), batches)
-    score = accuracy(opened, run.data.test.batches(_BATCH), metric=run.data.metric)
+    score = accuracy(opened, run.data.test.batches(_BATCH), metric=mean_metric(run.data))
     return {"parity": asdict(found), "accuracy": score.value, "interval": (score.low, score.high)}
+
+
+def mean_metric(data: Data) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The data's own metric, one score per image, as the mean over a batch; None for top-1."""
+    if (metric := data.metric) is None:
+        return None
+    return lambda outputs, labels: metric(outputs, labels).float().mean()
 
 
 def _figures(run: Run, result: dict[str, Any], payload: Payload) -> dict[str, Any]:

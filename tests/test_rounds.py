@@ -6,12 +6,13 @@ import torch
 
 from compress.budget import Budget
 from compress.cost import prunable
+from compress.descent import Optimization
 from compress.errors import RunError
 from compress.method import Outcome, PruningMethod, State, View
 from compress.methods.admm import ADMM
 from compress.methods.magnitude import Magnitude
 from compress.rounds import Plan, prune, training
-from compress.train import Optimization, Task
+from compress.train import Task
 from tests.support import element_units, tiny_task
 
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.budget import Budget
+from compress.descent import Optimization
 from compress.errors import RunError
 from compress.masks import Masks, Values
 from compress.method import Clock, PruningMethod, Retrain, State, View
 from compress.methods.admm import ADMM
-from compress.train import Epoch, Optimization, Snapshot, Task, derive, evaluate, fit
+from compress.train import Epoch, Snapshot, Task, derive, evaluate, fit
 from tests.support import tiny_task, view_of
 
 BUDGET = Budget(sparsity=0.5)
@@ -38,7 +39,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", [Retrain(), ADMM()])
 def test_a_resumed_run_ends_with_the_same_bits(
     method: PruningMethod, autocast: torch.dtype | None, tmp_path: Any

@@ -131,7 +131,7 @@ def test_outputs_that_are_not_numbers_are_wrong(net: nn.Module, images: Tensor) 
 
 def test_another_metric_is_averaged_over_the_images(net: nn.Module, images: Tensor) -> None:
     def sizes(outputs: Tensor, labels: Tensor) -> Tensor:
-        return torch.tensor(float(len(outputs)))
+        return torch.full((len(outputs),), float(len(outputs)))
 
     result = accuracy(as_onnx(net, 4), [(images[:7], images[:7]), (images[7:], images[7:])], metric=sizes)
     assert (7 * 7 + 3 * 3) / 10 == result.value

@@ -113,11 +113,8 @@ def attempt_compaction(graph: Graph, reference: nn.Module, example: Inputs, *, r
     """Plan and prove on the float64 reference, first trusting sizes in the graph, then not."""
     try:
         return attempt_once(graph, reference, example, round_to=round_to, trust_sizes=True)
-    except CompactionError as first:
-        try:
-            return attempt_once(graph, reference, example, round_to=round_to, trust_sizes=False)
-        except CompactionError:
-            raise first from None
+    except CompactionError:
+        return attempt_once(graph, reference, example, round_to=round_to, trust_sizes=False)
 
 
 def attempt_once(graph: Graph, reference: nn.Module, example: Inputs, *, round_to: int, trust_sizes: bool) -> Attempt:
@@ -152,7 +149,7 @@ def check_training(reference: nn.Module, narrow: nn.Module, example: Inputs) -> 
 
 
 def shipped_error(model: nn.Module, result: nn.Module, inputs: Inputs) -> float:
-    """Max |a - b| of the two models in their own number type, evaluation mode, on the example."""
+    """The largest |a - b| of the two models in their own number type, evaluation mode, on the example."""
     original = copy.deepcopy(model).eval()
     final = copy.deepcopy(result).eval()
     devices = {tensor.device for tensor in model.parameters()} or {inputs[0].device}

@@ -29,7 +29,6 @@ class Graph:
     constants: placeholder -> a tensor written in the code.
     owners: parameter or buffer -> the module that holds it.
     fixed: buffers that a saved state would not bring back; they keep their shape.
-    batch: length of the first axis of the first input.
     """
 
     nodes: tuple[Node, ...]
@@ -37,7 +36,6 @@ class Graph:
     constants: dict[str, Tensor]
     owners: dict[str, nn.Module]
     fixed: frozenset[str]
-    batch: int
 
     @cached_property
     def calls(self) -> dict[str, int]:
@@ -75,7 +73,6 @@ def load(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Graph:
         constants={name: value for name, value in constants.items() if isinstance(value, Tensor)},
         owners={name: model.get_submodule(name.rpartition(".")[0]) for name in set(names.values())},
         fixed=frozenset(name for name in names.values() if name not in saved),
-        batch=example_inputs[0].shape[0] if example_inputs[0].dim() else 1,
     )
 
 
@@ -116,7 +113,7 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, trust_sizes: bool) -
             run.env[node] = run.call(node)
         elif node.op == "output":
             torch.fx.map_arg(node.args, lambda result: trace.freeze_all(run.env[result]))
-    return trace.finish(graph.batch)
+    return trace.finish()
 
 
 @dataclass

@@ -30,9 +30,11 @@ def find_rule(target: Any) -> Rule:
 def without_rule(trace: Trace, *args: Any, **kwargs: Any) -> Any:
     """Nothing is guessed: what it touches is frozen. An operator on plain constants is simply executed."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tagged)]
+    schema = getattr(trace.target, "_schema", None)
+    pure = schema is not None and not schema.is_mutable
     random = torch.Tag.nondeterministic_seeded in getattr(trace.target, "tags", [torch.Tag.nondeterministic_seeded])
     plain = all(tagged.known and not bool(tagged.ids.any()) for tagged in tensors)
-    if plain and not random and isinstance(trace.node.meta.get("val"), torch.Tensor):
+    if plain and pure and not random and isinstance(trace.node.meta.get("val"), torch.Tensor):
         args, kwargs = tree_map_only(Tagged, lambda tagged: operand(tagged).expand(tagged.ids.shape), (args, kwargs))
         return unlabelled(trace.shape, trace.target(*args, **kwargs))
     return trace.unknown(args, kwargs)

@@ -227,7 +227,7 @@ def layer_norm(
 
 @rule(aten.prelu, takes_parameters=True)
 def prelu(trace: Trace, x: Tagged, weight: Tagged) -> Any:
-    """X where x > 0, else weight[channel] * x; the weight belongs to axis 1, whatever broadcasting says."""
+    """PReLU, x > 0 ? x : weight[channel] * x; the weight belongs to axis 1, whatever broadcasting says."""
     x = trace.open(x)
     if weight.source is None:
         return trace.unknown(x, weight, why=COMPUTED)

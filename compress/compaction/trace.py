@@ -65,7 +65,6 @@ class Analysis:
     slots: (parameter or buffer, axis) -> the id of each index; cutting a channel is cutting its indices.
     groups: weight of a grouped convolution that loses whole groups -> number of groups.
     trusted: ids of the tensors whose burnt-in sizes were taken to follow them.
-    batch: length of the first axis of the first input.
     """
 
     ids: ChannelIds
@@ -74,7 +73,6 @@ class Analysis:
     groups: dict[str, int]
     frozen_operators: tuple[str, ...]
     trusted: tuple[Tensor, ...]
-    batch: int
 
 
 @dataclass
@@ -188,7 +186,7 @@ class Trace:
             self.ids.tie(rows[:, :1].expand_as(rows), rows)
         return rows[:, 0]
 
-    def finish(self, batch: int) -> Analysis:
+    def finish(self) -> Analysis:
         """Turn parameters that element-wise operators read into slots, or freeze them."""
         for name, ids in self.opened.items():
             axis = self._channel_axis(ids)
@@ -200,7 +198,7 @@ class Trace:
             else:
                 self.slot(name, axis, channel_rows(ids, axis)[:, 0])
         frozen, trusted = tuple(self.named), tuple(self.trusted)
-        return Analysis(self.ids, tuple(self.uses), self.slots, self.groups, frozen, trusted, batch)
+        return Analysis(self.ids, tuple(self.uses), self.slots, self.groups, frozen, trusted)
 
     def _channel_axis(self, ids: Tensor) -> int | None:
         """The axis that alone decides an element's class, or None."""

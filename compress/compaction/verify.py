@@ -48,7 +48,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def prove(original: nn.Module, narrow: nn.Module, inputs: Sequence[Inputs]) -> float:
-    """Max |narrow - original| / max |original| over all inputs; both models float64, evaluation mode.
+    """The error max |narrow - original| / max |original| over all inputs; both models float64, evaluation mode.
 
     A batch size that the original itself does not accept is left out.
 
@@ -89,7 +89,7 @@ def prove(original: nn.Module, narrow: nn.Module, inputs: Sequence[Inputs]) -> f
 
 
 def largest_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Max |a - b| over pairs of outputs; CompactionError if their shapes differ or a number is not finite."""
+    """The largest |a - b| over pairs of outputs; CompactionError if their shapes differ or a number is not finite."""
     shapes = ([tuple(t.shape) for t in expected], [tuple(t.shape) for t in found])
     if shapes[0] != shapes[1]:
         raise CompactionError(f"the output's shape changed from {shapes[0]} to {shapes[1]}")

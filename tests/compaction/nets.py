@@ -237,5 +237,5 @@ def zero_norms(model: nn.Module, share: float, seed: int) -> None:
     """Zero normalisation weights (gamma), leaving their biases: constants of any input."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
             module.weight[torch.rand(module.weight.shape, generator=generator) < share] = 0

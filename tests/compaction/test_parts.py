@@ -1,6 +1,7 @@
 """Ids, the rule table, movements on ids, restoring, and export of the result."""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_collapse_and_squash_keep_the_values() -> None:
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), cuts=st.sets(st.integers(1, 3)))
 def test_merged_axes_are_aligned_with_their_parts(shape: list[int], cuts: set[int]) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut < len(shape)), len(shape)]
-    new = [int(np.prod(shape[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    new = [int(np.prod(shape[a:b])) for a, b in pairwise(edges)]
     blocks = aligned_axes(shape, new)
     assert list(range(len(shape))) == [axis for inside, _ in blocks for axis in inside]
     assert list(range(len(new))) == [axis for _, outside in blocks for axis in outside]

@@ -41,9 +41,9 @@ def test_unread_and_constant_units_both_go() -> None:
     with torch.no_grad():
         model.fc1.weight[:2] = 0  # two constants
         model.fc2.weight[:, 5:8] = 0  # three that nobody reads
-        model.fc1.weight[9] = 0  # single zeros everywhere
-        model.fc2.weight[0, 1:] = 0
-    assert {"fc1": (12, 6), "fc2": (8, 8), "fc3": (4, 4)} == outs(compact(model, example((1, 4, 4))))
+        model.fc1.weight[9] = 0  # another constant
+        model.fc2.weight[0, 1:] = 0  # a row that reads only the first constant: constant as well
+    assert {"fc1": (12, 6), "fc2": (8, 7), "fc3": (4, 4)} == outs(compact(model, example((1, 4, 4))))
 
 
 def test_death_travels_backward_through_layers() -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from compress.compaction import compact, liveness
-from compress.compaction import compact as compact_function
 from compress.compaction.liveness import Columns, columns_of
 from compress.compaction.trace import Use
 from compress.compaction.verify import prove, random_inputs
@@ -89,5 +88,5 @@ def test_wrong_fold_is_refused_not_shipped(monkeypatch: pytest.MonkeyPatch) -> N
     before = copy.deepcopy(model.state_dict())
     monkeypatch.setattr(liveness, "columns_of", blind_to_padding)
     with pytest.raises(CompactionError, match="differs by"):
-        compact_function(model, x)
+        compact(model, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -11,11 +11,12 @@ import torch
 from compress import cost, methods
 from compress.budget import Budget
 from compress.compaction import channel_groups, compact
+from compress.descent import Optimization
 from compress.masks import Masks, nonzero
 from compress.method import PruningMethod, State, View
 from compress.recipe import build
 from compress.rounds import Plan, prune
-from compress.train import Optimization, Task, evaluating
+from compress.train import Task, evaluating
 from compress.units import ChannelUnits, ElementUnits, Units
 from tests.support import tiny_task
 
