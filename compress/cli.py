@@ -32,8 +32,7 @@ class _Group(click.Group):
         try:
             sys.exit(super().main(*args, **extra) or 0)
         except click.ClickException as error:
-            error.show()
-            sys.exit(2)
+            sys.exit(_wrong_words(error))
         except CompressError as error:
             click.echo(f"compress: {error}", err=True)
             sys.exit(error.exit_code)
@@ -49,6 +48,16 @@ class _Group(click.Group):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
+
+
+def _wrong_words(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+    else:
+        help = f"; see {context.command_path} --help" if context else ""
+        click.echo(f"compress: {error.format_message().rstrip('.')}{help}", err=True)
+    return 2
 
 
 def _internal_error(error: Exception) -> int:
@@ -244,7 +253,7 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
 )
 @click.option("--std", help="Per channel, comma-separated.")
 @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the model's input.  [default: from its shape]")
-@click.option("--threads", type=int, default=1, show_default=True, help="ONNX Runtime's threads.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="ONNX Runtime's threads.")
 @_GATE_OPTIONS
 def validate(onnx_file: Path, **options: Any) -> None:
     """Accuracy, latency and, with --reference, parity of an ONNX file from anyone; exit code 3 where a gate fails."""
@@ -296,7 +305,7 @@ def models() -> None:
 @main.command()
 def recipes() -> None:
     """List the built-in recipes."""
-    from compress.recipe import builtin
+    from compress.builtin_recipes import builtin
 
     _list(builtin())
 

@@ -22,6 +22,8 @@ class Optimization:
     weight_decay: float = 0.0
     momentum: float = 0.9
     warmup: float = 0.0
+    distill: float = 0.0
+    """Share of the loss that is distance from the teacher's answers; 0 trains on the labels alone."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from compress.data import Data, Reading, load
 from compress.errors import GateError, UsageError
 from compress.onnx_file import OnnxFile, open_onnx, session
 from compress.validate import Accuracy, accuracy, check_gates, file_parity
-from compress.validation import mean_metric
 
 _BATCH = 250
 _PARITY_BATCHES = 4
@@ -59,13 +58,13 @@ def validate_file(asked: Question) -> list[str]:
     mean, std = _normalisation(opened, asked)
     data = load(asked.data, root=asked.data_root, held_out=0, reading=Reading(mean=mean, std=std))
     runtime = _session(opened, data, asked)
-    score = accuracy(runtime, _Batches(data, _nhwc(opened, data, asked)), metric=mean_metric(data))
+    score = accuracy(runtime, _Batches(data, _nhwc(opened, data, asked)), metric=data.metric)
     measured = targets.find("local").measure([asked.file], threads=asked.threads)[0][0]
     size = asked.file.stat().st_size
     lines = [f"{asked.file}: opset {opened.opset}, {size:,} bytes", _accuracy_line(score, data)]
     p50 = None
     if latency := measured.latency_ms:
-        p50 = latency["p50"]
+        p50 = latency.p50
         lines.append(
             f"latency: p50 {p50:.3f} ms, p90 {latency.p90:.3f} ms, p99 {latency.p99:.3f} ms, {asked.threads} thread(s)"
         )

@@ -76,18 +76,17 @@ def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     for target in recipe.validate_.targets:
         targets.find(target)
     device = _device(recipe.device)
-    data = _data(recipe, device)
-    precision = {"dtype": recipe.precision}
-    if recipe.precision == "auto":
-        precision = directory.decide("precision", lambda: _precision(device))
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
-    run = Run(recipe, directory, display, data, device, autocast)
+    run = Run(recipe, directory, display, _data(recipe, device), device, None)
     try:
         for format in recipe.export.formats:
             find(format)
         check(run)
     except (ExportError, SpecError, WeightsError) as error:
         raise UsageError(str(error)) from None
+    precision = {"dtype": recipe.precision}
+    if recipe.precision == "auto":
+        precision = directory.decide("precision", lambda: _precision(device))
+    run.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
     return run
 
 

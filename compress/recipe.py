@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compress import methods
 from compress.budget import Budget
+from compress.builtin_recipes import builtin, folder
 from compress.errors import UsageError, nearest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -78,6 +78,8 @@ class Finetune(Section):
     epochs: Count = 5
     lr: Rate | None = None
     schedule: Schedule = "cosine"
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the loss that is distance from the dense model's answers; classification only."""
 
 
 class Step(BaseModel):
@@ -103,7 +105,9 @@ class Step(BaseModel):
         for knob in self.knobs:
             if knob not in found:
                 raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
-        (self.model_extra or {}).update(dataclasses.asdict(methods.build(self.method, self.knobs)))
+        written = dataclasses.asdict(methods.build(self.method, self.knobs))
+        assert self.model_extra is not None  # extra keys are allowed
+        self.model_extra.update(written)
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -165,13 +169,6 @@ class Recipe(Section):
         return tomli_w.dumps(self.to_dict())
 
 
-def builtin() -> dict[str, str]:
-    """Ready recipes: name -> first comment line of its file."""
-    folder = resources.files("compress_models") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
-
-
 def read(spec: str) -> dict[str, Any]:
     """The raw table of a built-in recipe or of a TOML file.
 
@@ -179,7 +176,7 @@ def read(spec: str) -> dict[str, Any]:
         UsageError: no such recipe, unreadable file, or not TOML.
     """
     if spec in builtin():
-        return tomllib.loads((resources.files("compress_models") / "recipes" / f"{spec}.toml").read_text())
+        return tomllib.loads((folder() / f"{spec}.toml").read_text("utf-8"))
     path = Path(spec)
     if path.suffix != ".toml":
         raise UsageError(f"no recipe {spec!r}; {nearest(spec, builtin())}; a file must end in .toml")
@@ -215,7 +212,9 @@ def override(table: dict[str, Any], assignments: Mapping[str, Any]) -> dict[str,
 def _child(node: Any, part: str, dotted: str) -> Any:
     if isinstance(node, list):
         if not part.isdigit() or int(part) >= len(node):
-            raise UsageError(f"--set {dotted}: the recipe has prune steps 0..{len(node) - 1}, not {part!r}")
+            raise UsageError(
+                f"--set {dotted}: the recipe has {len(node)} prune step(s), counted from 0; there is none {part!r}"
+            )
         return node[int(part)]
     if not isinstance(node, dict):
         raise UsageError(f"--set {dotted}: {part!r} is not inside a section")
@@ -249,17 +248,33 @@ def build(table: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(dict(table))
     except ValidationError as error:
-        raise UsageError(_explain(error)) from None
+        raise UsageError(_explain(error, table)) from None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, table: Mapping[str, Any]) -> str:
     """One line for the first fault: where, what was found, what is valid."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = _place(first["loc"], table)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         *parents, key = [part for part in first["loc"] if not isinstance(part, int)]
         return f"recipe has no key {where!r}; {nearest(str(key), _keys(parents))}"
-    return f"recipe key {where} = {first['input']!r}: {first['msg']}"
+    valid = dict.fromkeys(e["msg"] for e in error.errors() if _place(e["loc"], table) == where)
+    return f"recipe key {where} = {first['input']!r}: {' or '.join(valid)}"
+
+
+def _place(loc: tuple[int | str, ...], table: Mapping[str, Any]) -> str:
+    """Dotted key of a fault; what follows the value that was given names types tried, and is left out."""
+    node: Any = table
+    parts: list[str] = []
+    for part in loc:
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, list | tuple) and isinstance(part, int):
+            node = node[part]
+        else:
+            break
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _keys(path: list[Any]) -> list[str]:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from compress import __version__, cost, methods, rounds
 from compress.compaction import channel_groups, compact, restore
 from compress.data import Data
 from compress.descent import Optimization
+from compress.errors import UsageError
 from compress.masks import nonzero
 from compress.progress import Display
 from compress.recipe import Recipe, Step
@@ -149,7 +150,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     }
 
     def work() -> Payload:
-        task, history = run.task(run.model(before)), list[dict[str, Any]]()
+        task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
         values = dict(task.model.named_parameters())
         prunable = cost.prunable(task.model)
         masks = nonzero(values, prunable) if number else {}
@@ -188,6 +189,17 @@ def example(data: Data) -> Tensor:
     return images.cpu()
 
 
+def _taught(run: Run, task: Task, step: Step) -> Task:
+    """The task with the dense model as its teacher, where the step distils."""
+    if not step.finetune.distill:
+        return task
+    if run.data.loss is not None:
+        raise UsageError(
+            "distillation imitates class scores, but the data brings its own loss; set finetune.distill = 0"
+        )
+    return replace(task, teacher=to_device(run.model(run.payloads["dense"]), run.device))
+
+
 def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     train = run.recipe.train.model_dump()
     own = {"epochs": step.epochs, "lr": step.lr or train["lr"], "schedule": step.schedule, "warmup": 0.0}
@@ -195,7 +207,7 @@ def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
     return rounds.Plan(
         title, methods.build(step.method, step.knobs), _units(run, step, task), step.budget,
-        Optimization(**{**train, **own}), Optimization(**{**train, **after}), step.rounds,
+        Optimization(**{**train, **own}), Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
     )  # fmt: skip
 
 

@@ -17,6 +17,9 @@ from compress.errors import RunError
 from compress.masks import Masks, Values
 from compress.method import Clock, PruningMethod, State, View
 
+TEMPERATURE = 4.0
+"""Softens the teacher's answers."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -29,6 +32,7 @@ class Task:
         autocast: dtype of the forward pass's autocast, None for plain float32.
         seed: every random draw derives from it.
         dense_weights: prunable weights of the dense model, the reference of sparsity; None takes the model's own.
+        teacher: what a distilled phase imitates, in evaluation mode.
     """
 
     model: nn.Module
@@ -37,11 +41,25 @@ class Task:
     autocast: torch.dtype | None
     seed: int
     dense_weights: int | None = None
+    teacher: nn.Module | None = None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The data's loss, in float32; cross-entropy unless it brings its own."""
         criterion: Callable[[Tensor, Tensor], Tensor] = self.data.loss or nn.functional.cross_entropy
         return criterion(outputs.float(), targets)
+
+    def distance(self, outputs: Tensor, images: Tensor) -> Tensor:
+        """T^2 KL(softmax(teacher / T) || softmax(outputs / T)) at T = 4 (Hinton et al. 2015, arXiv:1503.02531).
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("a distilled phase needs a teacher")
+        with torch.no_grad():
+            wanted = self.teacher(images).float().div(TEMPERATURE).log_softmax(1)
+        found = outputs.float().div(TEMPERATURE).log_softmax(1)
+        return TEMPERATURE**2 * nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
 @dataclass(frozen=True)
@@ -201,7 +219,9 @@ def _backward(task: Task, trainee: Trainee, view: View, descent: Descent, batch:
     images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
     with torch.autocast(task.device.type, dtype=task.autocast, enabled=task.autocast is not None):
         outputs = trainee(images)
-    loss = task.loss(outputs, labels)
+        share = descent.optimization.distill
+        distance = task.distance(outputs, images) if share else 0.0
+    loss = (1 - share) * task.loss(outputs, labels) + share * distance
     total: Tensor = loss + trainee.method.penalty(view, trainee.state)
     if trainee.method.trains:
         total = descent.scaler.scale(total)

@@ -1,14 +1,10 @@
 """The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from torch import Tensor
-
 from compress import targets
-from compress.data import Data
 from compress.onnx_file import session
 from compress.stages import Payload, Run
 from compress.train import evaluate
@@ -62,15 +58,8 @@ def _check(run: Run, name: str, payload: Payload) -> dict[str, Any]:
     opened = session(run.directory.path / name)
     batches = islice(run.data.test.batches(_BATCH), _PARITY_BATCHES)
     found = parity(opened, run.model(payload), batches)
-    score = accuracy(opened, run.data.test.batches(_BATCH), metric=mean_metric(run.data))
+    score = accuracy(opened, run.data.test.batches(_BATCH), metric=run.data.metric)
     return {"parity": asdict(found), "accuracy": score.value, "interval": (score.low, score.high)}
-
-
-def mean_metric(data: Data) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The data's own metric, one score per image, as the mean over a batch; None for top-1."""
-    if (metric := data.metric) is None:
-        return None
-    return lambda outputs, labels: metric(outputs, labels).float().mean()
 
 
 def _figures(run: Run, result: dict[str, Any], payload: Payload) -> dict[str, Any]:
@@ -96,6 +85,7 @@ def _latency(run: Run, names: list[str]) -> tuple[list[dict[str, Any]], dict[str
             warm_up=asked.warm_up,
             repeats=asked.repeats,
             budget_seconds=asked.seconds,
+            target=name,
         )
         measurements.extend(asdict(result) for result in results)
         if ratio is not None and speedup["speedup"] is None:

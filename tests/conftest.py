@@ -110,7 +110,20 @@ class Method(PruningMethod):
 '''
 
 FAST = tuple(
-    ["--set", "data.held_out=0.25", "--set", "train.batch_size=24", "--set", "train.epochs=2", "--set", "validate.seconds=0.02", "--set", "validate.repeats=3", "--set", "validate.warm_up=1"]
+    [
+        "--set",
+        "data.held_out=0.25",
+        "--set",
+        "train.batch_size=24",
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "validate.seconds=0.02",
+        "--set",
+        "validate.repeats=3",
+        "--set",
+        "validate.warm_up=1",
+    ]
 )
 """Two epochs of three steps, and hardly any time for the latency."""
 
@@ -166,15 +179,17 @@ class Ended:
 
 
 class Server:
-    """Runs command lines, each in a fresh fork."""
+    """Runs command lines, each in a fresh fork; `home` is theirs, and empty at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "ORT_"))}
         self.process = subprocess.Popen(
             [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**inherited, "HOME": str(home), "OMP_NUM_THREADS": "1"},
         )
 
     def run(
@@ -208,9 +223,9 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Commands that may be killed, limited or run elsewhere."""
-    started = Server()
+    started = Server(tmp_path_factory.mktemp("home"))
     yield started
     started.close()
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -172,3 +173,27 @@ def test_own_loss_and_metric_are_used() -> None:
 def test_derived_seeds_differ_by_place_and_seed() -> None:
     assert 3 == len({derive(0, "a"), derive(0, "b"), derive(1, "a")})
     assert derive(5, "x", 1) == derive(5, "x", 1) < 2**63
+
+
+def test_distance_by_hand() -> None:
+    """Softened: teacher (3/4, 1/4), outputs (1/2, 1/2): KL = 3/4 ln 3/2 + 1/4 ln 1/2, times 16."""
+    teacher = nn.Linear(1, 2)
+    with torch.no_grad():
+        teacher.weight.zero_()
+        teacher.bias.copy_(torch.tensor([4 * math.log(3), 0.0]))
+    distance = replace(tiny_task(), teacher=teacher).distance(torch.zeros(1, 2), torch.zeros(1, 1))
+    assert 16 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) == pytest.approx(distance.item(), rel=1e-5)
+
+
+def test_distillation_alone_imitates_the_teacher() -> None:
+    teacher = tiny_task(seed=3)
+    run(teacher, epochs=8)
+    student = replace(tiny_task(), teacher=teacher.model.eval())
+    optimization = Optimization(12, batch_size=16, lr=1e-2, distill=1.0)
+    fit(student, optimization, Retrain(), {}, view, stage="test")
+    assert evaluate(student, student.data.test) > 0.9
+
+
+def test_distillation_without_a_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        tiny_task().distance(torch.zeros(1, 4), torch.zeros(1, 1, 8, 8))
