@@ -38,8 +38,15 @@ def keep_top(scores: Tensor, count: int) -> Tensor:
 
 def burn(values: Values, masks: Masks) -> dict[str, Tensor]:
     """Values with exact zeros where a mask says so; differentiable in the values."""
+    return {name: _zeroed(value, masks[name]) if name in masks else value for name, value in values.items()}
+
+
+def _zeroed(value: Tensor, mask: Tensor) -> Tensor:
+    # In the layout of the value: mixed layouts lose channels_last, and a training step takes 1.7 times as long.
+    if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
+        mask = mask.contiguous(memory_format=torch.channels_last)
     # where, not a product: -w * 0 is -0.0
-    return {name: torch.where(masks[name], value, 0.0) if name in masks else value for name, value in values.items()}
+    return torch.where(mask, value, 0.0)
 
 
 def nonzero(values: Values, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class DataSection(Section):
     name: str = "mnist"
     root: Path | None = None
     """Where downloaded data sets live; the user's cache by default."""
-    held_out: Annotated[float, Field(gt=0)] = 5000
+    held_out: Annotated[float, Field(gt=0)] = 0.1
     """Part of the training set used for every selection: a count, or a fraction below 1."""
     shift: Count = 0
     """Random shift in pixels (zero padding, crop)."""

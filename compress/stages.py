@@ -144,7 +144,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     name, title = f"prune-{number}", f"prune-{number} {step.method} {step.units}"
     knobs = asdict(methods.build(step.method, step.knobs))
     depends = {
-        "step": step.model_dump(mode="json", exclude={"round_channels"}),
+        "step": step.model_dump(mode="json", exclude={"round_channels", "method"}),
         "knobs": knobs,
         "method": _source(step.method),
     }

@@ -61,9 +61,7 @@ sparse = st.sampled_from([0.0, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize(("name", "shape"), [("lenet5", (1, 28, 28)), ("lenet300", (1, 28, 28))])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), filters=fractions, scattered=sparse)
-def test_lenet(
-    name: str, shape: tuple[int, ...], activation: str, seed: int, filters: float, scattered: float
-) -> None:
+def test_lenet(name: str, shape: tuple[int, ...], activation: str, seed: int, filters: float, scattered: float) -> None:
     torch.manual_seed(seed)
     model = load(name, {"activation": activation})
     zero_patterns(model, seed, filters, scattered)

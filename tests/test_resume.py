@@ -133,7 +133,7 @@ def test_a_full_disk_ends_in_4_everywhere_and_can_be_resumed(
 def test_a_write_that_does_not_fit_leaves_no_half_file(
     server: Server, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    for largest, made in ((1500, "recipe.toml"), (3000, "decisions.json"), (30_000, "model.onnx")):
+    for largest, made in ((3000, "recipe.toml"), (30_000, "model.onnx")):  # ends in a checkpoint; in report.html
         assert_unfinished(server.run(words, tmp_path, largest=largest))
         assert (tmp_path / "run" / made).exists()
         assert not any(path.stat().st_size == largest for path in tmp_path.rglob("*"))

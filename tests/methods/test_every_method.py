@@ -43,9 +43,7 @@ def pruned(name: str, kind: str, budget: Budget) -> tuple[Task, dict[str, Any], 
 
 
 def view_of(task: Task, units: Units, budget: Budget) -> View:
-    return View(
-        dict(task.model.named_parameters()), cost.prunable(task.model), units, budget, {}, lambda kept: kept
-    )
+    return View(dict(task.model.named_parameters()), cost.prunable(task.model), units, budget, {}, lambda kept: kept)
 
 
 @every
