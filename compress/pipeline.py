@@ -2,31 +2,27 @@
 
 import errno
 import json
-import os
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compress import __version__, cost, stages, targets
+from compress import __version__, machine, stages, targets
 from compress.assemble import assemble
 from compress.data import Augment, Data, Reading, load
-from compress.errors import CompressError, GateError, RunError, UsageError, nearest
+from compress.errors import GateError, RunError, UsageError
+from compress.preflight import check
 from compress.progress import Display
 from compress.recipe import Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
 from compress.run_directory import RunDirectory, key_of
 from compress.stages import Payload, Run, digest
-from compress.train import Task, derive, evaluating, top1
-from compress.units import layer_name
+from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
-from compress_models import SpecError, WeightsError, load_weights
-from compress_models.spec import quote
+from compress_models import SpecError, WeightsError
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -56,7 +52,7 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
             translated = _translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(translated, "exit_code", 1)
-            _write_report(run, assemble(run, _environment(run), status, code))
+            _write_report(run, assemble(run, machine.environment(run), status, code))
             if translated is error:
                 raise
             raise translated from None
@@ -75,7 +71,7 @@ def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     """
     for target in recipe.validate_.targets:
         targets.find(target)
-    device = _device(recipe.device)
+    device = machine.device(recipe.device)
     run = Run(recipe, directory, display, _data(recipe, device), device, None)
     try:
         for format in recipe.export.formats:
@@ -85,7 +81,7 @@ def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         raise UsageError(str(error)) from None
     precision = {"dtype": recipe.precision}
     if recipe.precision == "auto":
-        precision = directory.decide("precision", lambda: _precision(device))
+        precision = directory.decide("precision", lambda: machine.precision(device))
     run.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
     return run
 
@@ -110,7 +106,7 @@ def _run(run: Run) -> dict[str, Any]:
         payload = stages.compaction(run, number, payload)
     export(run, payload)
     validate(run, payload)
-    return assemble(run, _environment(run))
+    return assemble(run, machine.environment(run))
 
 
 def export(run: Run, payload: Payload) -> Payload:
@@ -159,101 +155,6 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
 def _intact(run: Run, artifact: dict[str, Any]) -> bool:
     file = run.directory.path / artifact["path"]
     return file.exists() and digest(file) == str(artifact["sha256"])
-
-
-def check(run: Run) -> None:
-    """Run the recipe's model once on the recipe's data, before hours are spent on them.
-
-    Raises:
-        UsageError: they do not fit each other, or the export or a budget does not fit them.
-        WeightsError: the weights do not fit the model.
-    """
-    recipe, data = run.recipe, run.data
-    asked = f"model {recipe.model.name} on data {recipe.data.name}"
-    model = run.build()
-    if recipe.model.weights:
-        load_weights(model, recipe.model.weights)
-    if recipe.export.uint8_input and data.test.raw(0, 1) is None:
-        raise UsageError(f"uint8_input needs 8-bit images; those of data {recipe.data.name} are not: leave it out")
-    layers = {layer_name(name) for name in cost.prunable(model)}
-    if not layers:
-        raise UsageError(f"model {recipe.model.name} has no convolution and no linear layer to prune")
-    for name in (name for step in recipe.prune for name in step.budget.keep or ()):
-        if name.partition("#")[0] not in layers:
-            raise UsageError(f"keep names no layer {name!r}; {nearest(name, layers)}")
-    if not len(data.held_out):
-        raise UsageError(f"held_out {recipe.data.held_out:g} leaves no image to select by; raise --set data.held_out")
-    images, labels = next(iter(data.held_out.batches(2)))
-    task = Task(model, data, torch.device("cpu"), None, recipe.seed)
-    try:
-        with evaluating(model):
-            outputs = model(images.cpu())
-            if data.loss is None:
-                _check_classes(asked, outputs, (len(images), len(data.classes)))
-            float(task.loss(outputs, labels.cpu()))
-            float((data.metric or top1)(outputs, labels.cpu()).sum())
-    except CompressError:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        raise UsageError(f"{asked}, images of shape {list(images.shape)}: {quote(error)}") from error
-
-
-def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:
-    if not isinstance(outputs, torch.Tensor):
-        raise UsageError(f"{asked}: gives a {type(outputs).__name__}; one tensor is expected, so wrap the model")
-    if outputs.ndim != 2 or outputs.shape[0] != wanted[0] or outputs.shape[1] < wanted[1]:
-        raise UsageError(
-            f"{asked}: gives outputs of shape {list(outputs.shape)}; {wanted[0]} images of {wanted[1]} classes need "
-            f"{list(wanted)}: change the model's number of classes, or give the data a loss and a metric of its own"
-        )
-
-
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {asked!r} cannot be used ({str(error).splitlines()[0]}); try --device cpu") from None
-    return device
-
-
-def _precision(device: torch.device) -> dict[str, str]:
-    """Autocast dtype, and why; decided once per run directory so that a resumed run computes the same."""
-    if device.type == "cuda":
-        return {
-            "dtype": "bf16" if torch.cuda.is_bf16_supported() else "fp32",
-            "reason": "what the GPU supports",
-        }
-    if torch.cpu._is_avx512_bf16_supported():
-        return {"dtype": "bf16", "reason": "the CPU multiplies bfloat16 in hardware"}
-    return {"dtype": "fp32", "reason": "the CPU has no bfloat16 instructions"}
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    return {
-        "compress": __version__,
-        "torch": torch.__version__,
-        "onnxruntime": version("onnxruntime"),
-        "onnx": version("onnx"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "device": str(run.device),
-        "precision": str(run.autocast).removeprefix("torch.") if run.autocast else "float32",
-        "training_threads": torch.get_num_threads(),
-        "threads": run.recipe.validate_.threads,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _write_report(run: Run, report: dict[str, Any]) -> None:

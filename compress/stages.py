@@ -118,6 +118,7 @@ def dense(run: Run) -> Payload:
         "model": {"source": _source(recipe.model.name), "options": recipe.model.options},
         "weights": digest(recipe.model.weights) if recipe.model.weights else None,
         "data": {
+            "source": _source(recipe.data.name),
             "fingerprint": run.data.fingerprint,
             **recipe.data.model_dump(mode="json", exclude={"name", "root", "workers"}),
         },
@@ -263,6 +264,8 @@ def digest(path: Path) -> str:
 
 def _source(spec: str) -> str:
     """Identity of a spec without its path: the content of the user's file, or the name of a built-in."""
+    if spec.startswith("imagefolder:"):
+        return "imagefolder"  # the data's fingerprint says which
     if ":" not in spec or spec.startswith("torchvision:"):
         return spec
     factory = resolve(spec)

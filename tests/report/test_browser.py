@@ -16,11 +16,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def test_the_page_renders_and_a_hostile_class_name_runs_nothing(report: dict[str, Any], tmp_path: Path) -> None:
     report["notes"] = ["<script>document.title = 'taken over'</script>"]
     write_html(report, tmp_path / "report.html")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-        (tmp_path / "report.html").as_uri(),
-    ]  # fmt: skip
+    quiet = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync")
+    flags = ("headless", "no-sandbox", "disable-gpu", *quiet, f"user-data-dir={tmp_path / 'profile'}", "dump-dom")
+    command = [str(CHROMIUM), *(f"--{flag}" for flag in flags), (tmp_path / "report.html").as_uri()]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "<title>taken over</title>" not in page
     assert "What each zero bought" in page
