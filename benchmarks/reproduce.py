@@ -45,6 +45,7 @@ def main() -> None:
         result = HERE / "results" / f"{asked.name}-seed{seed}.json"
         if not result.exists():
             row = run(asked.name, seed, asked.runs, asked.assignments)
+            result.parent.mkdir(exist_ok=True)
             result.write_text(json.dumps(row, indent=2) + "\n")
     (HERE / "RESULTS.md").write_text(table())
 

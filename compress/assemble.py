@@ -50,7 +50,9 @@ def assemble(
 
 
 def _last_model(run: Run) -> Payload | None:
-    found = [payload for payload in run.payloads.values() if "state" in payload]
+    found = [payload for name, payload in run.payloads.items() if name.startswith(("prune-", "compact-"))]
+    if not run.recipe.prune:
+        return run.payloads.get("dense")
     return found[-1] if found else None
 
 

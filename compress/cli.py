@@ -1,5 +1,6 @@
 """The command line. Heavy modules are imported inside the commands, so that ``compress --help`` is quick."""
 
+import re
 import signal
 import sys
 import tempfile
@@ -116,7 +117,12 @@ _GATE_OPTIONS = _options(
 
 @main.command("prune-and-export")
 @click.argument("recipe", required=False)
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Run directory.  [default: runs/RECIPE]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Run directory.  [default: runs/RECIPE, or runs/MODEL-DATA]",
+)
 @click.option(
     "--model",
     metavar="SPEC",
@@ -192,12 +198,20 @@ def prune_and_export(
     from compress.report.store import read_json
 
     resolved = _resolve(recipe, assignments, options)
-    directory = out or Path("runs") / Path(recipe or _DEFAULT_RECIPE).stem
+    directory = out or Path("runs") / _run_name(recipe, options)
     try:
         prune_and_export(resolved, directory, Display(quiet=quiet))
     finally:
         if (directory / "report.json").exists() and not isinstance(sys.exception(), UsageError):
             summary(read_json(directory / "report.json"), Console(highlight=False), directory)
+
+
+def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
+    """Name of the run directory: the recipe's, or model and data where there is no recipe."""
+    parts = [options[name] for name in ("model", "data") if options[name]]
+    if recipe or not parts:
+        return Path(recipe or _DEFAULT_RECIPE).stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts)).strip("-.")
 
 
 def _resolve(spec: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:

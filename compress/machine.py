@@ -50,7 +50,7 @@ def environment(run: Run) -> dict[str, Any]:
         "onnx": version("onnx"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "device": str(run.device),
         "precision": str(run.autocast).removeprefix("torch.") if run.autocast else "float32",
@@ -59,7 +59,8 @@ def environment(run: Run) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the system calls its CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -132,9 +132,10 @@ def export(run: Run, payload: Payload) -> Payload:
 
 def _request(run: Run, payload: Payload) -> Request:
     asked, data = run.recipe.export, run.data
+    scale = 1.0 if data.test.raw(0, 1) is None else 1 / 255  # of the stored values, before mean and std
     metadata = {
         "labels": json.dumps(data.classes),
-        "preprocessing": json.dumps({"scale": 1 / 255, "mean": data.mean, "std": data.std}),
+        "preprocessing": json.dumps({"scale": scale, "mean": data.mean, "std": data.std}),
         "method": ", then ".join(f"{step.method} on {step.units}s" for step in run.recipe.prune),
         "sparsity": f"{payload['sparsity']:.6f}",
         "recipe_sha256": key_of(recipe=_deciding(run.recipe)),

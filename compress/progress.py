@@ -39,11 +39,13 @@ class Display:
         """A stage from start to end; ``epochs`` > 0 gives it a bar with the time left."""
         started = time.monotonic()
         if self._live:
-            with self._bar() as self._progress:
-                self._task = self._progress.add_task(name, total=epochs or None, figures="")
-                self._epochs_done = 0.0
-                yield
-            self._progress = None
+            try:
+                with self._bar() as self._progress:
+                    self._task = self._progress.add_task(name, total=epochs or None, figures="")
+                    self._epochs_done = 0.0
+                    yield
+            finally:
+                self._progress = None
         else:
             if not self.quiet:
                 self.note(f"{name} ...")
@@ -57,6 +59,11 @@ class Display:
             TextColumn("{task.fields[figures]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
             console=self.console, transient=True,
         )  # fmt: skip
+
+    def continuing(self, epochs: int) -> None:
+        """An interrupted stage goes on after so many epochs."""
+        self.note(f"  continuing after epoch {epochs}")
+        self._epochs_done = float(epochs)
 
     def tick(self, fraction: float) -> None:
         """The present epoch is done to this fraction."""

@@ -113,7 +113,8 @@ def run_phases(
     start, current = 0, dict(masks)
     snapshot: Snapshot | None = None
     if saved:
-        start, current = saved["phase"], saved["masks"]
+        start = saved["phase"]
+        current = {name: mask.to(task.device) for name, mask in saved["masks"].items()}
         task.model.load_state_dict(saved["model"])
         snapshot = Snapshot(**saved["snapshot"]) if saved["snapshot"] else None
     for number, phase in enumerate(phases[start:], start):

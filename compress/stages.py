@@ -4,8 +4,8 @@ Every stage ends in a payload that a weights-only checkpoint holds: the state di
 freshly built network as narrow, and the figures for the report. A finished stage is found again by its key.
 """
 
+import functools
 import hashlib
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +27,7 @@ from compress.run_directory import RunDirectory, key_of
 from compress.train import Epoch, Task, derive, evaluate, to_device
 from compress.units import ChannelUnits, ElementUnits, Units
 from compress_models import load, load_weights, resolve
+from compress_models.spec import source_of
 
 Payload = dict[str, Any]
 
@@ -98,7 +99,7 @@ class Run:
         self._tell_notes()
         if saved:
             history.extend(saved.pop("history"))
-            self.display.note(f"  continuing after epoch {len(history)}")
+            self.display.continuing(len(history))
 
         def report(epoch: Epoch) -> None:
             history.append(asdict(epoch))
@@ -154,7 +155,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
         task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
         values = dict(task.model.named_parameters())
         prunable = cost.prunable(task.model)
-        masks = nonzero(values, prunable) if number else {}
+        masks = nonzero(values, prunable) if number or run.recipe.model.weights else {}
         plan = _plan(run, step, title, task)
         rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
         return _payload(run, task, before["attributes"], history)
@@ -164,10 +165,11 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
 
 def compaction(run: Run, number: int, before: Payload) -> Payload:
     """Remove, exactly, all that the step's zeros made dead."""
-    step = run.recipe.prune[number]
+    # What an earlier step rounded to holds for the steps after it as well.
+    multiple = max(step.round_channels for step in run.recipe.prune[: number + 1])
 
     def work() -> Payload:
-        result = compact(run.model(before), example(run.data), round_to=step.round_channels)
+        result = compact(run.model(before), example(run.data), round_to=multiple)
         attributes = {module: dict(changed) for module, changed in before["attributes"].items()}
         for module, changed in result.attributes.items():
             attributes.setdefault(module, {}).update(changed)
@@ -181,7 +183,7 @@ def compaction(run: Run, number: int, before: Payload) -> Payload:
         }
         return payload
 
-    return run.stage(f"compact-{number}", f"compact-{number}", {"round": step.round_channels}, work)
+    return run.stage(f"compact-{number}", f"compact-{number}", {"round": multiple}, work)
 
 
 def example(data: Data) -> Tensor:
@@ -259,7 +261,8 @@ def _layers(model: nn.Module, data: Data) -> dict[str, dict[str, int]]:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+    file = path.expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "missing"
 
 
 def _source(spec: str) -> str:
@@ -269,5 +272,6 @@ def _source(spec: str) -> str:
     if ":" not in spec or spec.startswith("torchvision:"):
         return spec
     factory = resolve(spec)
-    file = inspect.getsourcefile(factory)
-    return f"{digest(Path(file))}:{spec.rpartition(':')[2]}" if file else spec
+    file = source_of(factory)
+    settings = repr((factory.args, factory.keywords)) if isinstance(factory, functools.partial) else ""
+    return f"{digest(file)}:{spec.rpartition(':')[2]}{settings}" if file else spec

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from compress import cost
 from compress.data import Data, Split
 from compress.descent import Descent, Optimization
 from compress.errors import RunError
@@ -160,16 +161,17 @@ def fit(
     state = method.init(view(dict(task.model.named_parameters()), {}), masks)
     if snapshot:
         task.model.load_state_dict(snapshot.model)
-        state = load_state(snapshot.state, state)
+        state = load_state(snapshot.state, state, task.device)
     trainee = Trainee(task.model, method, state)
     descent = Descent.of(optimization, task.model.parameters(), state.trainable, task.device, task.autocast)
     if snapshot:
         descent.load_state_dict(snapshot.descent)
+    weights = cost.prunable(task.model)
     for epoch in range(snapshot.epoch if snapshot else 0, optimization.epochs):
         started = time.monotonic()
         loss = _epoch(task, trainee, descent, view, epoch, stage, tick)
         values = method.effective(dict(task.model.named_parameters()), trainee.state)
-        accuracy, sparsity = evaluate(task, task.data.held_out, values), _sparsity(values, task.dense_weights)
+        accuracy, sparsity = evaluate(task, task.data.held_out, values), _sparsity(values, weights, task.dense_weights)
         seconds = time.monotonic() - started
         metrics = trainee.state.metrics
         report(Epoch(stage, epoch + 1, optimization.epochs, loss, accuracy, sparsity, seconds, metrics))
@@ -191,10 +193,14 @@ def _epoch(
     torch.manual_seed(derive(task.seed, stage, epoch, "dropout"))
     generator = torch.Generator().manual_seed(derive(task.seed, stage, epoch, "batches"))
     values = dict(task.model.named_parameters())
-    per_epoch = -(-len(task.data.train) // optimization.batch_size)
+    whole, rest = divmod(len(task.data.train), optimization.batch_size)
+    # A last batch of one image is left out: batch normalisation cannot train on it.
+    per_epoch = whole + (rest > 1) or 1
     task.model.train(trainee.method.trains)
     total = torch.zeros((), device=task.device)
     for index, batch in enumerate(task.data.train.batches(optimization.batch_size, generator=generator, augment=True)):
+        if index == per_epoch:
+            break
         clock = Clock(epoch * per_epoch + index + 1, optimization.epochs * per_epoch, per_epoch)
         descent.start((clock.step - 1) / clock.steps)
         loss = _backward(task, trainee, view(values, {}), descent, batch)
@@ -279,16 +285,16 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).float()
 
 
-def load_state(saved: Mapping[str, Any], fresh: State) -> State:
-    """A method's state from its checkpointed form, on the devices of a fresh one."""
+def load_state(saved: Mapping[str, Any], fresh: State, device: torch.device) -> State:
+    """A method's state from its checkpointed form, on the device; trainables go into those of a fresh state."""
     trainable = {name: fresh.trainable[name] for name in saved["trainable"]}
     with torch.no_grad():
         for name, value in saved["trainable"].items():
             trainable[name].copy_(value)
-    return State(**{**saved, "trainable": trainable})
+    moved = {part: {n: t.to(device) for n, t in saved[part].items()} for part in ("masks", "tensors")}
+    return State(**{**saved, **moved, "trainable": trainable})
 
 
-def _sparsity(values: Values, dense_weights: int | None) -> float:
-    weights = [value.detach() for value in values.values() if value.dim() > 1]
-    whole = dense_weights or sum(w.numel() for w in weights)
-    return 1 - sum(int(w.count_nonzero()) for w in weights) / max(whole, 1)
+def _sparsity(values: Values, weights: tuple[str, ...], dense_weights: int | None) -> float:
+    whole = dense_weights or sum(values[name].numel() for name in weights)
+    return 1 - sum(int(values[name].detach().count_nonzero()) for name in weights) / max(whole, 1)

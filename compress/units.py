@@ -139,7 +139,8 @@ class ChannelUnits(Units):
         """Gather groups into blocks; a block is named after the first layer that produces its channels."""
         kinds: dict[tuple[tuple[str, int, bool], ...], list[ChannelGroup]] = {}
         for group in groups:
-            if group.removable_exactly:
+            made = any(s.producer and s.name in positions for s in group.slices)
+            if group.removable_exactly and made:
                 kind = tuple(sorted({(s.name, s.axis, s.producer) for s in group.slices if s.name in values}))
                 kinds.setdefault(kind, []).append(group)
         layers: dict[str, list[Slot]] = {}

@@ -1,10 +1,12 @@
 """The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
 
+import os
 from dataclasses import asdict
+from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-from compress import targets
+from compress import machine, targets
 from compress.onnx_file import session
 from compress.stages import Payload, Run
 from compress.train import evaluate
@@ -41,7 +43,11 @@ def validate(run: Run, payload: Payload) -> Payload:
             **speedup,
         }
 
-    depends = {"validate": asked.model_dump(mode="json"), "files": [a["sha256"] for a in _runnable(run)]}
+    depends = {
+        "validate": asked.model_dump(mode="json"),
+        "files": [a["sha256"] for a in _runnable(run)],
+        "runtime": [version("onnxruntime"), machine.cpu_name(), os.cpu_count()],
+    }
     return run.stage("validate", "validate", depends, work)
 
 

@@ -14,7 +14,7 @@ from compress.masks import Masks, Values
 from compress.method import Clock, PruningMethod, Retrain, State, View
 from compress.methods.admm import ADMM
 from compress.train import Epoch, Snapshot, Task, derive, evaluate, fit
-from tests.support import tiny_task, view_of
+from tests.support import tiny_data, tiny_task, view_of
 
 BUDGET = Budget(sparsity=0.5)
 
@@ -197,3 +197,10 @@ def test_distillation_alone_imitates_the_teacher() -> None:
 def test_distillation_without_a_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="teacher"):
         tiny_task().distance(torch.zeros(1, 4), torch.zeros(1, 1, 8, 8))
+
+
+def test_a_last_batch_of_one_image_does_not_stop_batch_normalisation() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    task = replace(tiny_task(), model=net, data=tiny_data(count=33))
+    run(task, epochs=1)  # batches of 16, 16 and 1
+    assert 2 == int(net[2].num_batches_tracked)  # type: ignore[arg-type]

@@ -1,9 +1,7 @@
 """A user's torch Datasets: their first image is checked, the rest is streamed."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from compress.data.base import Data, Request, drawn_apart, normalisation
 from compress.data.custom_arrays import check_labels, class_names, has_free_labels, per_channel
 from compress.data.streamed import DatasetSplit
 from compress.errors import UsageError
-from compress_models.spec import quote
+from compress_models.spec import quote, source_of
 
 
 def from_datasets(
@@ -117,7 +115,7 @@ def _identity(
     """Hash the factory's source file and the shapes: reading every image would take as long as an epoch."""
     shapes = [tuple(image.shape) for image, _ in first.values()]
     digest = sha256(repr((classes, shapes, [len(part) for part in split.values()])).encode())
-    source = inspect.getsourcefile(inspect.unwrap(factory))
+    source = source_of(factory)
     if source is not None:
-        digest.update(Path(source).read_bytes())
+        digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ class Magnitude(PruningMethod):
 
     ``one-shot`` selects once, at the end of the step's epochs (none are needed). ``gradual`` selects again every
     ``1/updates_per_epoch`` epoch along a cubic sparsity schedule and trains the rest in between; what was masked
-    may come back only through ``rounds``. Iterative pruning (Han) is ``one-shot`` with ``rounds``: each round
+    stays masked. Iterative pruning (Han) is ``one-shot`` with ``rounds``: each round
     tightens the budget and retrains the survivors.
 
     Han et al., NIPS 2015, arXiv:1506.02626; gradual: Zhu and Gupta 2017, arXiv:1710.01878; channels by norm:

@@ -1,5 +1,6 @@
 """One spelling for whatever a user brings: ``path/to/file.py:Name`` or ``package.module:Name``."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -147,3 +148,18 @@ def _is_user_code(file: str) -> bool:
     installed = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     ours = [str(Path(__file__).parent), *installed]
     return not file.startswith("<") and not any(file.startswith(folder) for folder in ours)
+
+
+def source_of(factory: object) -> Path | None:
+    """The file that defines a factory, also of a partial, a wrapped function or a callable object; None if unknown."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    factory = inspect.unwrap(factory) if callable(factory) else factory
+    for candidate in (factory, type(factory)):
+        try:
+            file = inspect.getsourcefile(candidate)  # type: ignore[arg-type]
+        except TypeError:  # not something that has source
+            continue
+        if file:
+            return Path(file)
+    return None

@@ -1,5 +1,6 @@
 """One spelling for what a user brings, and one clear line when it is wrong."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from compress_models import SpecError, load, resolve
+from compress_models.spec import source_of
 
 
 @pytest.fixture
@@ -114,3 +116,18 @@ def test_a_failed_import_is_tried_again(project: Path) -> None:
         resolve("later.py:make")
     (project / "missing_neighbour_of_later.py").write_text("")
     assert resolve("later.py:make")() == 1
+
+
+def test_the_source_of_a_partial_a_cached_function_and_a_callable_object_is_found() -> None:
+    here = Path(__file__)
+
+    def factory(width: int = 1) -> int:
+        return width
+
+    class Callable:
+        def __call__(self) -> int:
+            return 1
+
+    for thing in (factory, functools.partial(factory, 2), functools.lru_cache(factory), Callable()):
+        assert here == source_of(thing)
+    assert source_of(len) is None
