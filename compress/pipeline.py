@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from compress import __version__, machine, stages, targets
 from compress.assemble import assemble
@@ -120,6 +121,7 @@ def export(run: Run, payload: Payload) -> Payload:
         written = [find("onnx").export(_request(run, run.payloads["dense"]), run.directory.path / "dense.onnx")]
         for exporter, file in zip(exporters, files, strict=True):
             written.append(exporter.export(_request(run, payload), file))
+        run.directory.place("checkpoints/model.safetensors", lambda file: _save_weights(payload, file))
         return {"artifacts": [{**asdict(artifact), "path": artifact.path.name} for artifact in written]}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
@@ -128,6 +130,12 @@ def export(run: Run, payload: Payload) -> Payload:
         stage.update(work())
         run.directory.store("export", run.key, stage)
     return stage
+
+
+def _save_weights(payload: Payload, file: Path) -> None:
+    """The pruned network's weights, with what `compress.compaction.restore` needs to make a fresh one as narrow."""
+    state = {name: value.clone() for name, value in payload["state"].items()}
+    save_file(state, file, metadata={"attributes": json.dumps(payload["attributes"])})
 
 
 def _request(run: Run, payload: Payload) -> Request:

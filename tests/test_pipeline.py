@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from compress_exporters import Artifact, Request
@@ -259,6 +260,16 @@ def test_a_changed_recipe_runs_on_from_the_change_and_says_what_it_deleted(
     assert 516 // 8 >= found["pruned"]["nonzero"]
     assert not (again / "model.sparse.onnx").exists()
     assert all(text == file.read_text() for file, text in mine.items())  # files of the user stay
+
+
+def test_delivered_weights_are_those_of_the_report(whole: Path) -> None:
+    with safe_open(whole / "checkpoints" / "model.safetensors", "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        attributes = json.loads(file.metadata()["attributes"])
+    report = json.loads((whole / "report.json").read_text())
+    assert report["pruned"]["nonzero"] == sum(int(w.count_nonzero()) for w in state.values() if w.dim() > 1)
+    assert report["pruned"]["weights"] == sum(w.numel() for w in state.values() if w.dim() > 1)
+    assert attributes  # a fresh network needs them to become as narrow
 
 
 def test_files_that_are_gone_or_changed_are_written_again(
