@@ -51,3 +51,12 @@ def nearest(asked: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(asked, names, n=3, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def first_line(cause: BaseException) -> str:
+    """An error's message, without what follows its first line.
+
+    >>> first_line(ValueError("no such axis; see below"))
+    'no such axis; see below'
+    """
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

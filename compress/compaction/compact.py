@@ -4,14 +4,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compress.compaction.graph import Graph, analyse, load, reference_copy, values
+from compress.compaction.attempt import Attempt, Decision, Subject, carry_out
+from compress.compaction.forward import install, to_data
+from compress.compaction.graph import Graph, load, reference_copy, values
+from compress.compaction.inputs import Example, ExampleInputs, random_inputs
 from compress.compaction.liveness import Liveness
-from compress.compaction.narrow import Attributes, Plan, make_plan, narrowed
-from compress.compaction.verify import Inputs, first_line, largest_difference, outputs, prove, random_inputs
-from compress.errors import CompactionError, UsageError
+from compress.compaction.narrow import Attributes, make_plan, narrowed
+from compress.compaction.trace import Analysis
+from compress.compaction.verify import largest_difference, prove
+from compress.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -29,41 +32,37 @@ class LayerChange:
 class Compaction:
     """A narrowed model with its proof.
 
-    model: the same class, narrower; trains and exports as before.
+    model: the same class, narrower; trains and exports as before. Where its own code could not run on narrower
+        parameters it is a subclass with a rewritten forward pass (`rewritten` is True).
     layers: every convolution and linear layer, also those that did not change.
     channels_removed: output channels gone, summed over `layers`.
-    max_error_relative: max |narrow - original| / max |original| in float64 over several inputs.
-    max_abs_error_shipped: the same difference in the model's own number type, not divided.
+    max_abs_error: max |narrow - original| on the example in the model's own number type.
+    max_error_relative: the proof: max |narrow - original| / max |original| over several inputs.
+    proof_dtype: the number type of the proof: float64, or float32 for models that do not fit into memory twice.
     frozen_operators: what limited the result: operators without a rule, with where they are, and modules that
         evaluation never reaches.
+    rewritten: the forward pass was rewritten.
     attributes: module -> attributes that changed; with the state dict it rebuilds the model (see `restore`).
     """
 
     model: nn.Module
     layers: tuple[LayerChange, ...]
     channels_removed: int
+    max_abs_error: float
     max_error_relative: float
-    max_abs_error_shipped: float
+    proof_dtype: str
     frozen_operators: tuple[str, ...]
+    rewritten: bool
     attributes: Attributes
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A plan, the float64 model it was proved on, and what it was made from."""
-
-    plan: Plan
-    model: nn.Module
-    error: float
-    frozen_operators: tuple[str, ...]
-
-
-def compact(model: nn.Module, example_inputs: Tensor | Inputs, *, round_to: int = 1) -> Compaction:
+def compact(model: nn.Module, example_inputs: ExampleInputs, *, round_to: int = 1) -> Compaction:
     """Cut every channel that no output depends on, fold constant ones into biases; exact in evaluation mode.
 
     Args:
         model: any network that torch.export can follow; it is not changed.
-        example_inputs: one tensor or a tuple, as the model takes them, on the model's device.
+        example_inputs: one tensor; a tuple of positional inputs; a dictionary of keyword inputs; or a pair of
+            both. As the model takes them, on the model's device.
         round_to: keep a multiple of this many output channels per layer where dead channels allow it.
 
     Raises:
@@ -71,90 +70,56 @@ def compact(model: nn.Module, example_inputs: Tensor | Inputs, *, round_to: int 
             narrowed model would no longer train.
         UsageError: `round_to` is below 1, or no example input is given.
     """
-    inputs = checked_inputs(example_inputs)
     if round_to < 1:
         raise UsageError(f"round_to must be 1 or more, got {round_to}")
-    reference = reference_copy(model)
-    example = reference_inputs(inputs)
-    graph = load(reference, example)
-    attempt = attempt_compaction(graph, reference, example, round_to=round_to)
-    result, attributes = narrowed(model, attempt.plan)
-    if attempt.plan.kept:
-        check_training(reference, attempt.model, example)
-    shipped = shipped_error(model, result, inputs)
+    example = Example.of(example_inputs)
+    subject = prepared(model, example)
+    tensors = values(subject.model)
+
+    def decide(analysis: Analysis) -> Decision:
+        solved = Liveness(analysis, round_to).solve()
+        return Decision(solved.alive, make_plan(solved, tensors))
+
+    inputs = random_inputs(subject.example)
+    attempt = carry_out(subject, decide, lambda narrow: prove(subject.model, narrow, inputs))
+    result, attributes = applied(model, attempt)
     layers = tuple(layer_changes(model, result))
     return Compaction(
         model=result,
         layers=layers,
         channels_removed=sum(layer.out_before - layer.out_after for layer in layers),
+        max_abs_error=shipped_error(model, result, example),
         max_error_relative=attempt.error,
-        max_abs_error_shipped=shipped,
-        frozen_operators=(*attempt.frozen_operators, *unreached(graph, reference)),
+        proof_dtype=str(subject.graph.dtype).removeprefix("torch."),
+        frozen_operators=(*attempt.frozen_operators, *unreached(subject.graph, subject.model)),
+        rewritten=attempt.forward is not None,
         attributes=attributes,
     )
 
 
-def checked_inputs(example_inputs: Tensor | Inputs) -> Inputs:
-    """The example as a tuple of tensors; UsageError otherwise."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
-        kinds = ", ".join(type(item).__name__ for item in inputs) or "nothing"
-        raise UsageError(f"example_inputs must be a tensor or a tuple of tensors, got {kinds}")
-    return inputs
+def prepared(model: nn.Module, example: Example) -> Subject:
+    """The reference copy of a model with its graph."""
+    reference = reference_copy(model)
+    typical = next((p.dtype for p in reference.parameters() if p.dtype.is_floating_point), None)
+    inputs = example.reference(typical or example.tensors[0].dtype)
+    return Subject(reference, inputs, load(reference, inputs))
 
 
-def reference_inputs(inputs: Inputs) -> Inputs:
-    """The example on the CPU, floating-point tensors in float64."""
-    cpu = [tensor.detach().cpu() for tensor in inputs]
-    return tuple(tensor.double() if tensor.dtype.is_floating_point else tensor for tensor in cpu)
+def applied(model: nn.Module, attempt: Attempt) -> tuple[nn.Module, Attributes]:
+    """A copy of the given model with a proved plan carried out, and the attributes that changed."""
+    result, attributes = narrowed(model, attempt.plan)
+    if attempt.forward is not None:
+        install(result, attempt.forward)
+        attributes.setdefault("", {})["forward"] = to_data(attempt.forward)
+    return result, attributes
 
 
-def attempt_compaction(graph: Graph, reference: nn.Module, example: Inputs, *, round_to: int) -> Attempt:
-    """Plan and prove on the float64 reference, first trusting sizes in the graph, then not."""
-    try:
-        return attempt_once(graph, reference, example, round_to=round_to, trust_sizes=True)
-    except CompactionError:
-        return attempt_once(graph, reference, example, round_to=round_to, trust_sizes=False)
-
-
-def attempt_once(graph: Graph, reference: nn.Module, example: Inputs, *, round_to: int, trust_sizes: bool) -> Attempt:
-    """One plan, proved; CompactionError if it is not."""
-    tensors = values(reference)
-    analysis = analyse(graph, tensors, trust_sizes=trust_sizes)
-    plan = make_plan(Liveness(analysis, round_to).solve(), tensors)
-    # nothing to cut: the result is the same model, also where a constant output would prove nothing
-    narrow = narrowed(reference, plan)[0]
-    error = prove(reference, narrow, random_inputs(example)) if plan.kept else 0.0
-    return Attempt(plan, narrow, error, analysis.frozen_operators)
-
-
-def check_training(reference: nn.Module, narrow: nn.Module, example: Inputs) -> None:
-    """The narrowed model must still run in training mode if the original does (auxiliary heads).
-
-    Both are throwaway copies: running them moves their normalisation statistics.
-    """
-    batch = tuple(torch.cat([tensor, tensor]) if tensor.dim() else tensor for tensor in example)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            reference.train()(*batch)
-        except Exception:  # the user's own code; what did not train before need not train now
-            return
-        try:
-            narrow.train()(*batch)
-        except Exception as cause:
-            raise CompactionError(
-                f"the narrowed model runs in evaluation but not in training mode ({first_line(cause)}): a part "
-                "that only training reaches, such as an auxiliary head, reads removed channels; take it out first"
-            ) from cause
-
-
-def shipped_error(model: nn.Module, result: nn.Module, inputs: Inputs) -> float:
+def shipped_error(model: nn.Module, result: nn.Module, example: Example) -> float:
     """The largest |a - b| of the two models in their own number type, evaluation mode, on the example."""
-    original = copy.deepcopy(model).eval()
-    final = copy.deepcopy(result).eval()
-    devices = {tensor.device for tensor in model.parameters()} or {inputs[0].device}
-    placed = tuple(tensor.detach().to(next(iter(devices))) for tensor in inputs)
-    return largest_difference(outputs(original, placed), outputs(final, placed))
+    device = next((tensor.device for tensor in model.parameters()), example.tensors[0].device)
+    placed = example.map(lambda tensor: tensor.detach().to(device))
+    original, final = copy.deepcopy(model).eval(), copy.deepcopy(result).eval()
+    return largest_difference(placed.run(original), placed.run(final))
 
 
 def layer_changes(before: nn.Module, after: nn.Module) -> Sequence[LayerChange]:

@@ -1,29 +1,42 @@
 """The model as a graph of ATen operators, and the one pass over it that runs every operator's rule."""
 
 import copy
+import math
 import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import SymBool, SymFloat, SymInt, Tensor, nn
 from torch.fx import Node
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import TreeSpec, tree_map_only
 
 from compress.compaction.ids import Tagged, unlabelled
+from compress.compaction.inputs import Example
 from compress.compaction.rules import find_rule
-from compress.compaction.trace import Analysis, Trace
-from compress.compaction.verify import first_line
-from compress.errors import CompactionError
+from compress.compaction.trace import Analysis, Trace, concrete
+from compress.errors import CompactionError, first_line
+
+SYMBOLS = (SymInt, SymFloat, SymBool, int, float, bool)
+"""What a node that computes a size holds."""
+
+
+def hint(size: Any) -> Any:
+    """The value of a symbolic size in the example."""
+    return size.node.hint if isinstance(size, SymInt | SymFloat | SymBool) else size
 
 
 @dataclass(frozen=True)
 class Graph:
     """The exported graph of a model in evaluation mode; it does not depend on the weights' values.
 
+    result: how the model's results are nested.
+    batch: samples in the example.
+    typical: a parameter with the model's number type, `dtype`, on its device.
     nodes: ATen operators in execution order.
     leaves: placeholder -> parameter or buffer; tied ones share one name.
     constants: placeholder -> a tensor written in the code.
@@ -31,6 +44,10 @@ class Graph:
     fixed: buffers that a saved state would not bring back; they keep their shape.
     """
 
+    result: TreeSpec
+    batch: int
+    typical: str | None
+    dtype: torch.dtype
     nodes: tuple[Node, ...]
     leaves: dict[str, str]
     constants: dict[str, Tensor]
@@ -48,26 +65,59 @@ class Graph:
 
 
 def reference_copy(model: nn.Module) -> nn.Module:
-    """A float64 copy on the CPU in evaluation mode: what is analysed and what a result is proved on."""
-    return copy.deepcopy(model).to(device="cpu", dtype=torch.float64).eval()
+    """A copy on the CPU in evaluation mode: what is analysed and what a result is proved on.
+
+    float64, or float32 where two copies in float64 would not fit into memory.
+    """
+    elements = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    dtype = torch.float64 if 2.5 * 8 * elements < available_memory() else torch.float32
+    return copy.deepcopy(model).to(device="cpu", dtype=dtype).eval()
 
 
-def load(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Graph:
-    """Export a reference copy; CompactionError if it cannot be exported."""
+def available_memory() -> float:
+    """Bytes that could be used without swapping; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return math.inf if kilobytes is None else 1024 * float(kilobytes)
+
+
+def load(model: nn.Module, example: Example, *, any_batch: bool = False) -> Graph:
+    """Export a reference copy; CompactionError if it cannot be exported.
+
+    Args:
+        model: from `reference_copy`.
+        example: inputs the model accepts.
+        any_batch: keep the first axis of the inputs symbolic where the model allows it; slower.
+    """
     names = first_names(model)
+    if any_batch:
+        example = example.repeated(2)  # torch.export takes a batch of 1 for a constant
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would hide the projections
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own deprecations are no news to our caller
-            program = torch.export.export(model, example_inputs, strict=False)
+            free = example.any_batch(model) if any_batch else None
+            program = torch.export.export(model, example.args, example.kwargs, dynamic_shapes=free, strict=False)
     except Exception as cause:  # torch.export documents no closed set of errors
         raise CompactionError(
-            f"torch.export cannot follow the model in float64, evaluation mode: {first_line(cause)}"
+            f"torch.export cannot follow the model in evaluation mode: {first_line(cause)}"
         ) from cause
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     signature = program.graph_signature
     leaves = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {name: program.constants[key] for name, key in signature.inputs_to_lifted_tensor_constants.items()}
     saved = set(model.state_dict())
+    typical = next((name for name, p in model.named_parameters() if p.dtype.is_floating_point), None)
     return Graph(
+        result=program.call_spec.out_spec,
+        batch=example.batch,
+        typical=typical,
+        dtype=model.get_parameter(typical).dtype if typical is not None else torch.float64,
         nodes=tuple(program.graph.nodes),
         leaves={name: names[target] for name, target in leaves.items()},
         constants={name: value for name, value in constants.items() if isinstance(value, Tensor)},
@@ -93,16 +143,15 @@ def first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in leaf_tensors(model).items()}
 
 
-def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, trust_sizes: bool) -> Analysis:
+def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[str] = frozenset()) -> Analysis:
     """Run every operator's rule once, in order.
 
     Args:
         graph: from `load`.
-        tensors: float64 values of parameters and buffers by name.
-        trust_sizes: take a size burnt into the graph (`view(n, 400)`) to follow the tensor it was computed
-            from; False takes it to be written in the code.
+        tensors: values of parameters and buffers by name.
+        blocks: nodes whose results must stay blocks (`Trace.rectangular`).
     """
-    trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, trust_sizes=trust_sizes)
+    trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, graph.batch)
     run = _Run(graph, trace)
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -111,9 +160,11 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, trust_sizes: bool) -
             run.env[node] = None  # the body of a higher-order operator, which has no rule
         elif node.op == "call_function":
             run.env[node] = run.call(node)
+            if node.name in blocks and isinstance(run.env[node], Tagged):
+                trace.rectangular(run.env[node].ids)
         elif node.op == "output":
             torch.fx.map_arg(node.args, lambda result: trace.freeze_all(run.env[result]))
-    return trace.finish()
+    return trace.finish(run.env)
 
 
 @dataclass
@@ -130,14 +181,17 @@ class _Run:
         return {node: index for index, node in enumerate(self.graph.nodes)}
 
     def placeholder(self, node: Node) -> Tagged:
-        shape = node.meta["val"].shape if isinstance(node.meta["val"], Tensor) else torch.Size()
+        shape = concrete(node.meta["val"]) if isinstance(node.meta["val"], Tensor) else torch.Size()
         if node.name in self.graph.leaves:
             name = self.graph.leaves[node.name]
-            return replace(unlabelled(shape, self.trace.tensors[name]), source=name, dtype=node.meta["val"].dtype)
+            ids = torch.zeros((), dtype=torch.int64).expand(shape)
+            return Tagged(ids, self.trace.tensors[name], source=name, dtype=node.meta["val"].dtype)
         plain = unlabelled(shape, self.graph.constants.get(node.name))
         return replace(plain, dtype=getattr(node.meta["val"], "dtype", torch.float64))
 
     def call(self, node: Node) -> Any:
+        if isinstance(node.meta.get("val"), SYMBOLS):
+            return hint(node.meta["val"])
         self.trace.enter(node)
         if node.target is operator.getitem:
             (source,) = node.all_input_nodes

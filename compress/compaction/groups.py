@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.compaction.compact import attempt_once, checked_inputs, reference_inputs
-from compress.compaction.graph import Graph, analyse, load, reference_copy, values
-from compress.compaction.ids import squash
+from compress.compaction.compact import prepared
+from compress.compaction.graph import analyse, values
+from compress.compaction.inputs import Example, ExampleInputs
 from compress.compaction.liveness import columns_of
 from compress.compaction.trace import Analysis
-from compress.compaction.verify import Inputs
-from compress.errors import CompactionError
 
 
 @dataclass(frozen=True)
@@ -41,32 +39,49 @@ class ChannelGroup:
     weights: int
 
 
-def channel_groups(model: nn.Module, example_inputs: Tensor | Inputs) -> list[ChannelGroup]:
-    """The groups that can be cut in place, in the order of the model's parameters; the model is not changed.
+@dataclass(frozen=True)
+class Survey:
+    """What can be removed from a model, and what stands in the way (see `Compaction.frozen_operators`)."""
+
+    groups: list[ChannelGroup]
+    frozen_operators: tuple[str, ...]
+
+
+def channel_groups(model: nn.Module, example_inputs: ExampleInputs) -> list[ChannelGroup]:
+    """The groups that can be cut, in the order of the model's parameters; the model is not changed.
 
     Raises:
         CompactionError: the model cannot be exported.
         UsageError: no example input is given.
     """
-    reference = reference_copy(model)
-    example = reference_inputs(checked_inputs(example_inputs))
-    graph = load(reference, example)
-    analysis = analyse(graph, values(reference), trust_sizes=True)
-    table = removable_slices(analysis, reference)
-    trusted = not analysis.trusted or sizes_follow(graph, reference, example, analysis, table)
-    if not trusted:
-        analysis = analyse(graph, values(reference), trust_sizes=False)
-        table = removable_slices(analysis, reference)
-    exact = exactly_removable(graph, reference, analysis, table, trust_sizes=trusted)
-    costs = _Costs(analysis, values(reference))
-    return [ChannelGroup(tuple(slices), root in exact, *costs.saved(slices)) for root, slices in table.items()]
+    return survey(model, example_inputs).groups
+
+
+def survey(model: nn.Module, example_inputs: ExampleInputs) -> Survey:
+    """`channel_groups`, with the operators that limit them."""
+    subject = prepared(model, Example.of(example_inputs))
+    tensors = values(subject.model)
+    analysis = in_groups(analyse(subject.graph, tensors))
+    table = removable_slices(analysis, subject.model)
+    everything = [part for slices in table.values() for part in slices]
+    exact = exactly_removable(analysis, table, in_groups(analyse(subject.graph, zeroed(tensors, everything))))
+    costs = _Costs(analysis, tensors)
+    groups = [ChannelGroup(tuple(slices), root in exact, *costs.saved(slices)) for root, slices in table.items()]
+    return Survey(groups, analysis.frozen_operators)
+
+
+def in_groups(analysis: Analysis) -> Analysis:
+    """Of channels in rows and columns a group is a whole row: an attention head with all its dimensions."""
+    for grid in analysis.grids:
+        analysis.ids.tie_along(torch.cat(grid.parts, 1), 1)
+    return analysis
 
 
 def removable_slices(analysis: Analysis, model: nn.Module) -> dict[int, list[Slice]]:
     """Class -> its slices; only classes that are not frozen, leave no axis empty and come from a layer."""
     frozen = analysis.ids.frozen(exact=False)
     parameters = dict(model.named_parameters())
-    rows = {use.weight for use in analysis.uses}
+    made_at = {use.weight: use.out_axis for use in analysis.uses}
     table: dict[int, list[Slice]] = {}
     refused: set[int] = set()
     made: set[int] = set()
@@ -76,12 +91,12 @@ def removable_slices(analysis: Analysis, model: nn.Module) -> dict[int, list[Sli
             members.setdefault(root, []).append(index)
         if len(members) == 1:
             refused.update(members)
-        producer = name in parameters and (axis == 0 or name not in rows) and not _is_slope(model, name)
+        producer = name in parameters and made_at.get(name, axis) == axis and not _is_slope(model, name)
         for root, indices in members.items():
             if frozen[root]:
                 continue
             table.setdefault(root, []).append(Slice(name, axis, tuple(indices), producer))
-            if name in rows and axis == 0:
+            if name in made_at and axis == made_at[name]:
                 made.add(root)
     return {root: slices for root, slices in table.items() if root in made and root not in refused}
 
@@ -102,16 +117,12 @@ def zeroed(tensors: Mapping[str, Tensor], slices: list[Slice]) -> dict[str, Tens
     return result
 
 
-def exactly_removable(
-    graph: Graph, model: nn.Module, analysis: Analysis, table: dict[int, list[Slice]], *, trust_sizes: bool
-) -> set[int]:
+def exactly_removable(analysis: Analysis, table: dict[int, list[Slice]], trial: Analysis) -> set[int]:
     """Classes that end as zeros, or as constants every reader can fold, once their producers are zero.
 
-    Seen in one pass with the producers of all groups zero: what stays unknown depends on a frozen channel.
-    A group's own rows do not count as readers: they go with it (depthwise).
+    `trial` is the analysis with the producers of all groups zero: what stays unknown there depends on a frozen
+    channel. A group's own rows do not count as readers: they go with it (depthwise).
     """
-    everything = [part for slices in table.values() for part in slices]
-    trial = analyse(graph, zeroed(values(model), everything), trust_sizes=trust_sizes)
     exact = set(table) - set(analysis.ids.frozen(exact=True).nonzero()[:, 0].tolist())
     for use in trial.uses:
         if use.weight in trial.groups:
@@ -120,26 +131,6 @@ def exactly_removable(
         free = (use.known & ~columns.nonzero) | columns.folds
         exact -= set(trial.ids.find(use.cols[~free]).tolist())
     return exact
-
-
-def sizes_follow(
-    graph: Graph, model: nn.Module, example: Inputs, analysis: Analysis, table: dict[int, list[Slice]]
-) -> bool:
-    """Whether the sizes that were trusted really follow: one group of each is compacted away on trial."""
-    picked: dict[int, None] = {}
-    for ids in analysis.trusted:
-        roots = sorted(set(analysis.ids.find(squash(ids)).flatten().tolist()))
-        picked.update(dict.fromkeys([root for root in roots if root in table][:1]))
-    slices = [part for root in picked for part in table[root]]
-    trial = reference_copy(model)
-    tensors = values(trial)
-    for name, value in zeroed(tensors, slices).items():
-        tensors[name].copy_(value)
-    try:
-        attempt_once(graph, trial, example, round_to=1, trust_sizes=True)
-    except CompactionError:
-        return False
-    return True
 
 
 class _Costs:

@@ -22,28 +22,35 @@ class ChannelIds:
     """
 
     def __init__(self) -> None:
-        self._parent = torch.zeros(1, dtype=torch.int64)
-        self._frozen = torch.ones(1, dtype=torch.bool)
-        self._inexact = torch.zeros(1, dtype=torch.bool)
+        self._count = 1
+        self._parents = torch.zeros(1024, dtype=torch.int64)
+        self._marks = torch.zeros(2, 1024, dtype=torch.bool)  # frozen, frozen for exactness only
+        self._marks[0, 0] = True
 
     def __len__(self) -> int:
-        return self._parent.numel()
+        return self._count
 
     def fresh(self, count: int) -> Tensor:
         """`count` new ids, shape (count,)."""
-        new = torch.arange(len(self), len(self) + count)
-        self._parent = torch.cat([self._parent, new])
-        self._frozen = torch.cat([self._frozen, torch.zeros(count, dtype=torch.bool)])
-        self._inexact = torch.cat([self._inexact, torch.zeros(count, dtype=torch.bool)])
+        start, self._count = self._count, self._count + count
+        if self._count > len(self._parents):
+            # doubled, so that the cost of growing stays linear in the number of channels
+            room = max(self._count, 2 * len(self._parents))
+            self._parents = torch.cat([self._parents, torch.zeros(room - len(self._parents), dtype=torch.int64)])
+            self._marks = torch.cat([self._marks, torch.zeros(2, room - self._marks.shape[1], dtype=torch.bool)], 1)
+        new = torch.arange(start, self._count)
+        self._parents[start : self._count] = new
         return new
 
     def find(self, ids: Tensor) -> Tensor:
-        """The representative of each id, same shape."""
+        """The representative of each id, same shape; only the ids asked for are walked."""
+        roots = self._parents[ids]
         while True:
-            up = self._parent[self._parent]
-            if torch.equal(up, self._parent):
-                return self._parent[ids]
-            self._parent = up
+            up = self._parents[roots]
+            if torch.equal(up, roots):
+                self._parents[ids] = roots
+                return roots
+            roots = up
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Tie two id tensors of one shape element by element; an id that meets 0 is frozen."""
@@ -56,20 +63,30 @@ class ChannelIds:
             a, b = self.find(a), self.find(b)
             low, high = torch.minimum(a, b), torch.maximum(a, b)
             # several partners of one root: the smallest wins now, the others meet it in the next round
-            self._parent = self._parent.scatter_reduce(0, high, low, "amin")
+            self._parents.scatter_reduce_(0, high, low, "amin")
             apart = self.find(a) != self.find(b)
             a, b = a[apart], b[apart]
 
+    def tie_along(self, ids: Tensor, axis: int) -> None:
+        """Tie all ids along an axis: what is at one place of the other axes goes as a whole."""
+        small = squash(ids)
+        if small.shape[axis] > 1:
+            first = small.narrow(axis, 0, 1)
+            self.tie(first.expand_as(small).contiguous(), small)
+
+    def classes(self, ids: Tensor) -> Tensor:
+        """`find`, with stride 0 along every axis on which the class does not change."""
+        return collapse(self.find(squash(ids)).expand(ids.shape))
+
     def freeze(self, ids: Tensor, *, exact_only: bool = False) -> None:
         """These ids stay; with `exact_only` a removal is possible in shape but would change the output."""
-        (self._inexact if exact_only else self._frozen)[squash(ids).reshape(-1)] = True
+        self._marks[int(exact_only), squash(ids).reshape(-1)] = True
 
     def frozen(self, *, exact: bool) -> Tensor:
         """Which classes stay, shape (ids,), to be indexed by `find`; `exact` adds those of `exact_only`."""
-        marks = self._frozen | self._inexact if exact else self._frozen
-        roots = self.find(torch.arange(len(self)))
-        result = torch.zeros(len(self), dtype=torch.bool)
-        result[roots[marks]] = True
+        marks = self._marks[: 1 + int(exact), : self._count].any(0)
+        result = torch.zeros(self._count, dtype=torch.bool)
+        result[self.find(marks.nonzero()[:, 0])] = True
         return result
 
 
@@ -95,8 +112,18 @@ class Tagged:
 
     def vary(self, axis: int) -> bool:
         """True if the ids change along an axis, so that its length is a number of channels."""
-        ids = squash(self.ids)
-        return ids.shape[axis] > 1 and bool((ids != ids.narrow(axis, 0, 1)).any())
+        return varies(self.ids, axis)
+
+    @property
+    def unknown(self) -> bool:
+        """True if every element depends on the input."""
+        return bool(squash(self.value).isnan().all())
+
+
+def varies(ids: Tensor, axis: int) -> bool:
+    """True if the ids change along an axis."""
+    small = squash(ids)
+    return small.shape[axis] > 1 and bool((small != small.narrow(axis, 0, 1)).any())
 
 
 def unlabelled(shape: torch.Size, value: Tensor | None = None) -> Tagged:

@@ -1,4 +1,4 @@
-"""Which channels live: the largest set of dead channels such that no live row reads one, constants aside.
+"""Which channels live: the largest set of dead channels such that nothing alive reads one, constants aside.
 
 A constant column is not a reason to live: its contribution is moved into a bias (*fold*), or, where zero
 padding makes the contribution depend on the position, into the weights of another column with a proportional
@@ -79,6 +79,8 @@ class Liveness:
         self._rows = [ids.find(use.rows) for use in self.analysis.uses]
         self._cols = [ids.find(use.cols) for use in self.analysis.uses]
         self._slots = {key: ids.find(slot) for key, slot in self.analysis.slots.items()}
+        self._links = ids.find(self.analysis.links)
+        self._grids = [[ids.find(part) for part in grid.parts] for grid in self.analysis.grids]
         self.live = ids.frozen(exact=True)
 
     @cached_property
@@ -97,7 +99,7 @@ class Liveness:
         """Sweep backward from what is frozen, add representatives, fill emptied layers, until nothing moves."""
         while True:
             self._sweep()
-            if not (self._add_representatives() or self._fill_slots()):
+            if not (self._add_representatives() or self._fill_slots() or self._fill_grids()):
                 return self
 
     def _sweep(self) -> None:
@@ -107,6 +109,8 @@ class Liveness:
             for index in reversed(range(len(self.columns))):
                 needed = self.read_columns(index) & ~self.columns[index].free
                 self.live[self._cols[index][needed]] = True
+            reader, read = self._links
+            self.live[read[self.live[reader]]] = True
 
     def read_columns(self, index: int) -> Tensor:
         """Columns on which a live row of this use has a nonzero weight, shape (in,)."""
@@ -136,16 +140,28 @@ class Liveness:
 
     def _fill_slots(self) -> bool:
         """No axis becomes empty; the number of rows of a layer is rounded up where dead channels allow it."""
-        weights = {use.weight for use in self.analysis.uses}
+        made = {(use.weight, use.out_axis) for use in self.analysis.uses}
         changed = False
         for (name, axis), roots in self._slots.items():
             kept = int(self.live[roots].sum())
-            multiple = self.round_to if axis == 0 and name in weights else 1
+            multiple = self.round_to if (name, axis) in made else 1
             wanted = min(roots.numel(), max(1, -(-kept // multiple)) * multiple)
             if kept < wanted:
                 self._revive(roots, wanted - kept)
                 changed = True
         return changed
+
+    def _fill_grids(self) -> bool:
+        """Only whole rows and whole columns of a grid go; a row that stays keeps a column in every part."""
+        before = int(self.live.sum())
+        for parts in self._grids:
+            rows = torch.stack([self.live[part].any(1) for part in parts]).any(0)
+            for part in parts:
+                columns = self.live[part].any(0)
+                columns[0] |= not bool(columns.any())
+                if bool(rows.any()):
+                    self.live[part[rows][:, columns]] = True
+        return int(self.live.sum()) > before
 
     def _revive(self, roots: Tensor, count: int) -> None:
         """Bring back at least `count` positions, first those whose rows read least."""

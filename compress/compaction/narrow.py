@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.compaction.graph import leaf_tensors
 from compress.compaction.liveness import Liveness
-from compress.compaction.trace import Use
+from compress.compaction.trace import Analysis, Use
 
 Attributes = dict[str, dict[str, Any]]
 
@@ -30,30 +30,32 @@ class Plan:
 
 
 def make_plan(solved: Liveness, tensors: Mapping[str, Tensor]) -> Plan:
-    """Read the plan off a solved liveness; `tensors` are float64 values by name."""
-    analysis = solved.analysis
+    """Cut what is dead and move its constant contributions; `tensors` are values by name."""
+    cut = plan_cut(solved.analysis, solved.alive, tensors)
+    for index, use in enumerate(solved.analysis.uses):
+        _fold(solved, index, use, cut.added)
+        _merge(solved, index, use, tensors, cut.added)
+    return cut
+
+
+def plan_cut(analysis: Analysis, alive: Callable[[Tensor], Tensor], tensors: Mapping[str, Tensor]) -> Plan:
+    """Cut the indices of channels that are not alive from every parameter and buffer."""
     kept: dict[str, dict[int, Tensor]] = {}
     for (name, axis), slot in analysis.slots.items():
-        alive = solved.alive(slot)
-        if not bool(alive.all()):
-            kept.setdefault(name, {})[axis] = alive.nonzero()[:, 0]
-    added: dict[str, Tensor] = {}
-    for index, use in enumerate(analysis.uses):
-        _fold(solved, index, use, added)
-        _merge(solved, index, use, tensors, added)
+        stays = alive(slot)
+        if not bool(stays.all()):
+            kept.setdefault(name, {})[axis] = stays.nonzero()[:, 0]
     groups = {}
     for name, count in analysis.groups.items():
-        rows = tensors[name].shape[0]
-        left = kept.get(name, {}).get(0)
-        if left is not None:
-            groups[name.rpartition(".")[0]] = left.numel() * count // rows
-    return Plan(kept, added, groups)
+        for axis, left in kept.get(name, {}).items():
+            groups[name.rpartition(".")[0]] = left.numel() * count // tensors[name].shape[axis]
+    return Plan(kept, {}, groups)
 
 
 def _fold(solved: Liveness, index: int, use: Use, added: dict[str, Tensor]) -> None:
     lost = solved.columns[index].folds & ~solved.alive(use.cols) & solved.read_columns(index)
     if use.fold is not None and bool(lost.any()):
-        amount = use.fold.sign * use.gain[:, lost] @ solved.columns[index].scale[lost]
+        amount = use.fold.sign * use.gain[:, lost].double() @ solved.columns[index].scale[lost]
         added[use.fold.name] = added.get(use.fold.name, 0.0) + amount
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.compaction.forward import from_data, install
 from compress.compaction.graph import first_names, leaf_tensors
 from compress.errors import UsageError, nearest
 
@@ -36,6 +37,9 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[s
             held: dict[str, Any] = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
             held[attribute] = tensor
     _set_attributes(model, attributes)
+    forward = attributes.get("", {}).get("forward")
+    if forward is not None:
+        install(model, from_data(forward))
     return model
 
 
@@ -58,6 +62,8 @@ def _set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]
     modules = dict(model.named_modules())
     for path, changes in attributes.items():
         for attribute, value in changes.items():
+            if (path, attribute) == ("", "forward"):
+                continue
             if path not in modules or not hasattr(modules[path], attribute):
                 raise UsageError(
                     f"attribute {path}.{attribute} does not belong to this model; {nearest(path, modules)}"

@@ -6,13 +6,13 @@ import torch
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from compress.compaction import rules_movement, rules_parameters, rules_spatial
+from compress.compaction import rules_attention, rules_movement, rules_parameters, rules_spatial
 from compress.compaction.ids import Tagged, unlabelled
 from compress.compaction.rules_pointwise import operand, pointwise
 from compress.compaction.table import TABLE, Rule, functional
 from compress.compaction.trace import Trace
 
-__all__ = ["find_rule", "rules_movement", "rules_parameters", "rules_spatial"]
+__all__ = ["find_rule", "rules_attention", "rules_movement", "rules_parameters", "rules_spatial"]
 
 
 def find_rule(target: Any) -> Rule:

@@ -1,8 +1,7 @@
 """Operators that only move elements: they are executed on the ids and on the values.
 
-The narrowed model runs the same Python code, so a rule also asks whether the operator still means the same
-with fewer channels. A size or position written in the code does not shrink; where the graph cannot tell a
-written size from one computed from a tensor, `Trace.trusts` decides.
+Whether the model's own code still means the same with fewer channels is not asked here: sizes and positions that
+are written in it are rewritten afterwards where they must (`rewrite.py`).
 """
 
 import math
@@ -16,9 +15,6 @@ from compress.compaction.ids import Tagged, collapse, squash
 from compress.compaction.table import aten, rule
 from compress.compaction.trace import Trace
 
-WRITTEN = "the number of channels is written in the code"
-SPLITS = "splits the channels over several axes"
-
 
 def moved(x: Tagged, move: Callable[[Tensor], Tensor]) -> Tagged:
     """The same movement on ids and values."""
@@ -28,9 +24,9 @@ def moved(x: Tagged, move: Callable[[Tensor], Tensor]) -> Tagged:
 @rule(
     aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.swapaxes, aten.movedim, aten.squeeze,
     aten.unsqueeze, aten.flatten, aten.flip, aten.expand_as, aten.alias, aten.detach, aten.contiguous,
-    is_view=True,
+    is_view=True, moves=True,
 )  # fmt: skip
-@rule(aten.clone, aten.lift_fresh_copy)
+@rule(aten.clone, aten.lift_fresh_copy, moves=True)
 def move(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
     """Movements that follow the tensor's own sizes."""
     if trace.target.overloadpacket is aten.expand_as:
@@ -76,95 +72,69 @@ def _join(trace: Trace, parts: Sequence[Tensor], dim: int) -> Tensor:
     return collapse(joined).expand(trace.shape)
 
 
-@rule(aten.chunk, aten.split, aten.split_with_sizes, is_view=True)
-def split(trace: Trace, x: Tagged, sizes: Any, dim: int = 0) -> Any:
-    """Pieces stay equal: positions are tied over the pieces; unequal pieces are written in the code."""
-    pieces = [
-        Tagged(*pair) for pair in zip(trace.target(x.ids, sizes, dim), trace.target(x.value, sizes, dim), strict=True)
-    ]
-    if not x.vary(dim):
-        return tuple(pieces)
-    equal = len({piece.ids.shape[dim] for piece in pieces}) == 1
-    by_count = trace.target.overloadpacket is aten.chunk
-    if not equal or not (by_count or trace.trusts(x)):
-        return trace.unknown(x, why=WRITTEN)
-    for piece in pieces[1:]:
-        trace.ids.tie(trace.vector(pieces[0], dim), trace.vector(piece, dim))
-    return tuple(pieces)
+@rule(aten.roll, moves=True)
+def roll(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
+    """Positions turn around an axis."""
+    return moved(x, lambda t: trace.target(t, *args, **kwargs))
 
 
-@rule(
-    aten.slice,
-    aten.narrow,
-    aten.select,
-    aten.index_select,
-    aten.unbind,
-    is_view=True,
-)
+@rule(aten.chunk, aten.split, aten.split_with_sizes, aten.tensor_split, aten.unbind, is_view=True, moves=True)
+def split(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> tuple[Tagged, ...]:
+    """Pieces along one axis."""
+    pieces = zip(trace.target(x.ids, *args, **kwargs), trace.target(x.value, *args, **kwargs), strict=True)
+    return tuple(Tagged(collapse(ids), collapse(value)) for ids, value in pieces)
+
+
+@rule(aten.slice, aten.narrow, aten.select, aten.index_select, is_view=True, moves=True)
 def pick(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
-    """Positions along one axis; positions of channels are written in the code."""
-    packet = trace.target.overloadpacket
-    dim = kwargs.get("dim", args[0] if args else 0)
-    whole = packet is aten.slice and trace.shape == x.ids.shape
-    if x.vary(dim) and not whole:
-        return trace.unknown(x, why=WRITTEN)
-    if packet is aten.unbind:
-        return tuple(Tagged(*pair) for pair in zip(x.ids.unbind(dim), x.value.unbind(dim), strict=True))
+    """Positions along one axis."""
+    if any(isinstance(a, Tagged) and not a.known for a in args):
+        return trace.unknown(x, why="picks positions that depend on the input")
     args = tuple(a.value.to(a.dtype) if isinstance(a, Tagged) else a for a in args)
     return moved(x, lambda t: trace.target(t, *args, **kwargs))
 
 
-@rule(aten.expand, aten.repeat, aten.tile, is_view=True)
+@rule(aten.index)
+def index(trace: Trace, x: Tagged, indices: Sequence[Tagged | None]) -> Any:
+    """A table looked up: x[i, j, ...]; known positions are moved, unknown ones must lie within each channel."""
+    given = [axis for axis, i in enumerate(indices) if i is not None]
+    known = all(i is None or i.known for i in indices)
+    mask = any(i is not None and i.dtype == torch.bool for i in indices)
+    if mask or (not known and any(x.vary(axis) for axis in given)):
+        return trace.unknown(x, indices, why="picks positions that depend on the input")
+    lead = [torch.zeros((), dtype=torch.int64).expand(i.ids.shape) if i is not None else None for i in indices]
+    positions = [i if i is None else i.value.long() for i in indices] if known else lead
+    picked: Tensor = aten.index.Tensor(x.ids, positions)
+    value = aten.index.Tensor(x.value, positions) if known else torch.full((), torch.nan).double().expand(trace.shape)
+    return Tagged(collapse(picked), collapse(value))
+
+
+@rule(aten.expand, aten.repeat, aten.tile, is_view=True, moves=True)
 def spread(trace: Trace, x: Tagged, sizes: Sequence[int], **kwargs: Any) -> Any:
-    """Copies along an axis; an axis of channels must keep its length."""
-    new = len(trace.shape) - x.ids.dim()
-    channel_axes = [axis for axis in range(x.ids.dim()) if x.vary(axis)]
-    expands = trace.target.overloadpacket is aten.expand
-    for axis in channel_axes:
-        if trace.shape[axis + new] != x.ids.shape[axis]:
-            return trace.unknown(x, why=WRITTEN)
-        if expands and sizes[axis + new] != -1 and not trace.trusts(x):
-            return trace.unknown(x, why=WRITTEN)
+    """Copies along an axis."""
     return moved(x, lambda t: trace.target(t, sizes, **kwargs))
 
 
-@rule(aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, is_view=True)
+@rule(aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.view_as, aten.reshape_as, is_view=True,
+      moves=True)  # fmt: skip
 def view(trace: Trace, x: Tagged, *args: Any) -> Any:
-    """A new shape. Channels may be merged with other axes, not split: how many would go in which part?"""
-    sizes = args[-1]
-    start = args[0] % x.ids.dim() if len(args) == 2 else 0
-    if isinstance(sizes, torch.dtype):
+    """A new shape."""
+    if isinstance(args[0], torch.dtype):
         return trace.unknown(x)
-    written = [*range(start), *sizes] if len(args) == 2 else list(sizes)
-    for long in channel_blocks(x, trace.shape):
-        if len(long) > 1:
-            return trace.unknown(x, why=SPLITS)
-        explicit = [axis for axis in long if axis >= len(written) or written[axis] != -1]
-        if explicit and not trace.trusts(x):
-            return trace.unknown(x, why=WRITTEN)
-    return moved(x, lambda t: t.reshape(trace.shape))
+    return Tagged(reshaped(x.ids, trace.shape), reshaped(x.value, trace.shape))
 
 
-@rule(aten.view_as, aten.reshape_as, is_view=True)
-def view_as(trace: Trace, x: Tagged, other: Tagged) -> Any:
-    """A new shape taken from another tensor, which must lose the same channels."""
-    blocks = channel_blocks(x, trace.shape)
-    if any(len(long) > 1 for long in blocks):
-        return trace.unknown(x, why=SPLITS)
-    result = moved(x, lambda t: t.reshape(trace.shape))
-    if blocks:
-        trace.ids.tie(result.ids, other.ids)
-    return result
-
-
-def channel_blocks(x: Tagged, shape: Sequence[int]) -> list[list[int]]:
-    """For each block of axes with channels that a reshape moves: the axes longer than 1 it ends in."""
-    blocks = aligned_axes(x.ids.shape, shape)
-    return [
-        [axis for axis in outside if shape[axis] > 1]
-        for inside, outside in blocks
-        if any(x.vary(axis) for axis in inside)
-    ]
+def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """`tensor.reshape(shape)` without filling the axes along which nothing changes."""
+    small, inner = squash(tensor), []
+    outer: list[int] = []
+    for left, right in aligned_axes(tensor.shape, shape):
+        part = [small.shape[axis] for axis in left]
+        full = [tensor.shape[axis] for axis in left]
+        still = all(length == 1 for length in part)
+        inner += part if still else full
+        outer += [1] * len(right) if still else [shape[axis] for axis in right]
+    return collapse(small.expand(inner).reshape(outer)).expand(shape)
 
 
 def aligned_axes(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -201,8 +171,8 @@ def pad(
     axes = [x.ids.dim() - 1 - index for index in range(count)]
     moving = {axis: amounts[2 * i : 2 * i + 2] for i, axis in enumerate(axes) if any(amounts[2 * i : 2 * i + 2])}
     along_channels = [axis for axis in moving if x.vary(axis)]
-    if mode != "constant" and along_channels:
-        return trace.unknown(x, why="repeats channels")
+    if any(mode != "constant" or min(moving[axis]) < 0 for axis in along_channels):
+        return trace.unknown(x, why="repeats or cuts channels")
     only_channels = [
         n for i, axis in enumerate(axes) for n in (amounts[2 * i : 2 * i + 2] if axis in along_channels else (0, 0))
     ]

@@ -16,9 +16,12 @@ _WITH_BIAS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 @rule(aten.linear, takes_parameters=True)
 def linear(trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None) -> Any:
     """y[..., o] = sum_i x[..., i] weight[o, i] + bias[o]."""
+    x = trace.open(x)
     if weight.source is None or (bias is not None and bias.source is None):
         return trace.unknown(x, weight, bias, why=COMPUTED)
-    cols = trace.slot(weight.source, 1, trace.vector(trace.open(x), x.ids.dim() - 1))
+    if not x.vary(x.ids.dim() - 1) and any(x.vary(axis) for axis in range(x.ids.dim())):
+        return mixed_positions(trace, x, weight.source, bias)
+    cols = trace.slot(weight.source, 1, trace.vector(x, x.ids.dim() - 1))
     rows = row_ids(trace, weight.source, bias)
     values = trace.tensors[weight.source]
     use = trace.add(
@@ -34,13 +37,26 @@ def linear(trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None) 
             fold=fold_target(trace, weight.source, bias),
         )
     )
+    return Tagged(rows.expand(trace.shape), linear_value(trace, x, use, bias))
+
+
+def linear_value(trace: Trace, x: Tagged, use: Use, bias: Tagged | None) -> Tensor:
+    """The rows that depend on no input, float64, the operator's shape; NaN elsewhere."""
     constant = ~(use.reads & ~use.known).any(1)
     small = squash(x.value)
     small = small.nan_to_num().expand(*small.shape[:-1], x.value.shape[-1])
-    known = bias_values(trace, bias, rows) + torch.where(constant, 0.0, torch.nan)
-    value = known.expand(*small.shape[:-1], rows.numel()).clone()
-    value[..., constant] += small @ values[constant].T
-    return Tagged(rows.expand(trace.shape), collapse(value).expand(trace.shape))
+    known = bias_values(trace, bias, use.rows) + torch.where(constant, 0.0, torch.nan)
+    value = known.expand(*small.shape[:-1], use.rows.numel()).clone()
+    if bool(use.reads[constant].any()):
+        value[..., constant] += small @ use.gain[constant].double().T
+    return collapse(value).expand(trace.shape)
+
+
+def mixed_positions(trace: Trace, x: Tagged, weight: str, bias: Tagged | None) -> Tagged:
+    """A linear layer over an axis of positions (MLP-Mixer): every channel is treated alike and stays itself."""
+    trace.ids.freeze(torch.cat([trace.slot(weight, 1), row_ids(trace, weight, bias)]))
+    ids = squash(x.ids).narrow(-1, 0, 1)
+    return Tagged(ids.expand(trace.shape), torch.full((), torch.nan, dtype=torch.float64).expand(trace.shape))
 
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d, takes_parameters=True)
@@ -51,7 +67,8 @@ def convolution(
     """y[n, o, ...] = sum_i x[n, i, ...] * weight[o, i, ...] + bias[o], within each of the groups."""
     if weight.source is None or (bias is not None and bias.source is None) or x.ids.dim() != weight.ids.dim():
         return trace.unknown(x, weight, bias, why=COMPUTED)
-    cols = trace.vector(trace.open(x), 1)
+    x = trace.open(x)
+    cols = trace.vector(x, 1)
     rows = row_ids(trace, weight.source, bias)
     if groups == 1:
         cols = trace.slot(weight.source, 1, cols)
@@ -92,12 +109,12 @@ def constant_maps(trace: Trace, x: Tagged, values: Tensor, use: Use, geometry: t
         return flat
     maps = x.value.narrow(0, 0, 1) if x.value.stride(0) == 0 else x.value
     if geometry[-1] == 1:  # only the rows and columns that matter: a whole convolution in float64 is dear
-        maps, picked = maps[:, use.known], values[constant][:, use.known]
+        maps, picked = maps[:, use.known], values[constant][:, use.known].double()
         result = trace.target(maps, picked, None, *geometry)
         full = flat.expand(result.shape[0], -1, *result.shape[2:]).clone()
         full[:, constant] = result
         return full
-    whole: Tensor = trace.target(maps.nan_to_num(), values, None, *geometry)
+    whole: Tensor = trace.target(maps.nan_to_num(), values.double(), None, *geometry)
     return whole + flat
 
 
@@ -113,7 +130,7 @@ def bias_values(trace: Trace, bias: Tagged | None, rows: Tensor) -> Tensor:
     """float64, shape (out,)."""
     if bias is None or bias.source is None:
         return torch.zeros(rows.numel(), dtype=torch.float64)
-    return trace.tensors[bias.source]
+    return trace.tensors[bias.source].double()
 
 
 def called_once(trace: Trace, weight: str) -> bool:
@@ -161,8 +178,6 @@ def tie_groups(trace: Trace, weight: str, rows: Tensor, cols: Tensor, groups: in
     for part in (by_group, ins):
         trace.ids.tie(by_group[:, :1].expand_as(part), part)
     trace.groups[weight] = groups
-    if not isinstance(trace.owners[weight], (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        trace.ids.freeze(rows)  # the number of groups is written in the code
 
 
 @rule(aten.batch_norm, takes_parameters=True)
@@ -179,12 +194,12 @@ def batch_norm(
     for tagged in given:
         trace.slot(str(tagged.source), 0, channels)
     shape = (-1, *[1] * (x.ids.dim() - 2))
-    gamma = weight.value.reshape(shape) if weight is not None else torch.ones((), dtype=torch.float64)
-    beta = bias.value.reshape(shape) if bias is not None else torch.zeros((), dtype=torch.float64)
+    gamma = weight.value.double().reshape(shape) if weight is not None else torch.ones((), dtype=torch.float64)
+    beta = bias.value.double().reshape(shape) if bias is not None else torch.zeros((), dtype=torch.float64)
     if training or mean is None or var is None:
         normal = torch.full((), torch.nan, dtype=torch.float64)  # statistics of the batch
     else:
-        normal = (squash(x.value) - mean.value.reshape(shape)) / (var.value.reshape(shape) + eps).sqrt()
+        normal = (squash(x.value) - mean.value.double().reshape(shape)) / (var.value.double().reshape(shape) + eps).sqrt()
         redirect_fold(trace, mean)
     value = torch.where(gamma == 0, 0.0, normal * gamma) + beta
     return Tagged(x.ids, value.expand(trace.shape))
@@ -214,14 +229,18 @@ def layer_norm(
     """Normalised over the last axes: without a channel the others change, so none goes exactly."""
     x = trace.open(x)
     axes = range(x.ids.dim() - len(shape), x.ids.dim())
-    if any(x.vary(axis) for axis in axes):
-        given = [tagged for tagged in (weight, bias) if tagged is not None]
-        if len(shape) > 1 or any(tagged.source is None for tagged in given):
-            return trace.unknown(x, *given, why="mixes channels")
-        channels = trace.vector(x, x.ids.dim() - 1)
+    given = [tagged for tagged in (weight, bias) if tagged is not None]
+    if any(tagged.source is None for tagged in given):
+        return trace.unknown(x, *given, why=COMPUTED)
+    trace.mix(x, axes)
+    channels = [axis for axis in axes if x.vary(axis)]
+    if channels and len(axes) == 1 and not any(x.vary(axis) for axis in range(axes[0])):
         for tagged in given:
-            trace.slot(str(tagged.source), 0, channels)
-        trace.ids.freeze(channels, exact_only=True)
+            trace.slot(str(tagged.source), 0, trace.vector(x, axes[0]))
+    elif channels:
+        trace.freeze_all(given)
+        if len(axes) > 1:
+            trace.ids.freeze(x.ids)
     return Tagged(x.ids, torch.full((), torch.nan, dtype=torch.float64).expand(trace.shape))
 
 
@@ -231,7 +250,7 @@ def prelu(trace: Trace, x: Tagged, weight: Tagged) -> Any:
     x = trace.open(x)
     if weight.source is None:
         return trace.unknown(x, weight, why=COMPUTED)
-    slope = weight.value
+    slope = weight.value.double()
     if slope.numel() > 1:
         trace.slot(weight.source, 0, trace.vector(x, 1))
         slope = slope.reshape(-1, *[1] * (x.ids.dim() - 2))

@@ -1,6 +1,5 @@
 """Operators that work inside each channel (pooling, resizing) and reductions over axes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,24 +43,25 @@ def spatial(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
     return (result, *trace.unknown()[1:]) if isinstance(meta, tuple) else result
 
 
-@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std)
-def reduction(trace: Trace, x: Tagged, dim: int | Sequence[int] | None = None, *args: Any, **kwargs: Any) -> Any:
-    """A reduction over axes of positions; one over channels mixes them and freezes them."""
+@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.linalg_vector_norm, aten.any, aten.all)
+def reduction(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
+    """A reduction over axes; one over channels mixes them."""
+    arguments = trace.arguments(x, *args, **kwargs)
+    dim = arguments.get("dim")
     named = [dim] if isinstance(dim, int) else list(dim or range(x.ids.dim()))
     axes = sorted(axis % x.ids.dim() for axis in named) if x.ids.dim() else []
-    if any(x.vary(axis) for axis in axes):
-        return trace.unknown(x, why="mixes channels")
-    ids = x.ids
-    for axis in reversed(axes):
-        ids = ids.narrow(axis, 0, 1) if ids.shape[axis] else ids
-        ids = ids if len(trace.shape) == x.ids.dim() else ids.squeeze(axis)
-    operands = (dim, *args) if dim is not None else args
-    return Tagged(ids.expand(trace.shape), collapse(trace.target(x.value, *operands, **kwargs).double()))
+    ids = trace.mix(x, axes)
+    if len(trace.shape) != x.ids.dim():
+        for axis in reversed(axes):
+            ids = ids.squeeze(axis)
+    nothing = torch.full((), torch.nan, dtype=torch.float64).expand(trace.shape)
+    value = nothing if x.unknown else collapse(trace.target(x.value, *args, **kwargs).double())
+    return Tagged(ids.expand(trace.shape), value)
 
 
-@rule(aten.softmax, aten.log_softmax)
-def softmax(trace: Trace, x: Tagged, dim: int, dtype: torch.dtype | None = None) -> Any:
-    """Over positions each channel stays itself; over channels they are mixed and frozen."""
-    if x.vary(dim):
-        return trace.unknown(x, why="mixes channels")
-    return Tagged(x.ids, collapse(trace.target(x.value, dim)))
+@rule(aten.softmax, aten.log_softmax, aten.cumsum, aten.cumprod)
+def along_axis(trace: Trace, x: Tagged, dim: int, *args: Any, **kwargs: Any) -> Any:
+    """Over positions each channel stays itself; over channels they are mixed."""
+    trace.mix(x, [dim % x.ids.dim()] if x.ids.dim() else [])
+    nothing = torch.full((), torch.nan, dtype=torch.float64).expand(trace.shape)
+    return Tagged(x.ids, nothing if x.unknown else collapse(trace.target(x.value, dim).double()))

@@ -19,24 +19,28 @@ class Rule:
     run: called as run(trace, *args, **kwargs) with a `Tagged` for each tensor; returns `Tagged` or a tuple.
     takes_parameters: gets parameters as they are (with `source`) instead of opened element by element.
     is_view: the result may look into the first operand's memory.
+    moves: only moves elements of its first operand, so that it can be replayed on positions.
     """
 
     run: Callable[..., Any]
     takes_parameters: bool = False
     is_view: bool = False
+    moves: bool = False
 
 
 TABLE: dict[Any, Rule] = {}
 
 
-def rule(*operators: Any, takes_parameters: bool = False, is_view: bool = False) -> Callable[[F], F]:
+def rule(
+    *operators: Any, takes_parameters: bool = False, is_view: bool = False, moves: bool = False
+) -> Callable[[F], F]:
     """Enter a function as the rule of one or more ATen operators (all overloads, in-place variants too)."""
 
     def enter(function: F) -> F:
         for operator in operators:
             if operator in TABLE:
                 raise ValueError(f"{operator} already has a rule: {TABLE[operator].run.__name__}")
-            TABLE[operator] = Rule(function, takes_parameters, is_view)
+            TABLE[operator] = Rule(function, takes_parameters, is_view, moves)
         return function
 
     return enter

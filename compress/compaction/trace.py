@@ -1,6 +1,6 @@
 """What one pass over the graph collects: tied ids, who reads which channel, and which axes can be cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +9,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from compress.compaction.ids import ChannelIds, Tagged, channel_rows, squash, unlabelled
+from compress.compaction.ids import ChannelIds, Tagged, channel_rows, squash, unlabelled, varies
 from compress.compaction.table import functional
 
-# modules whose code takes every size from their tensors or from the numbers that compaction repairs
-_PLAIN = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU,
-    nn.LayerNorm,
-)  # fmt: skip
 # a parameter used by an element-wise operator gets one id per element; above this it is simply frozen
 _MOST_ELEMENTS = 1 << 20
 
@@ -39,7 +34,8 @@ class Use:
     maps: values of constant columns, shape (in, positions), NaN elsewhere. known: those columns, shape (in,).
     padded: a constant column does not give a constant contribution, because zeros are padded around it.
     mergeable: columns may be added to each other (one call, no groups).
-    positions: output positions per sample; macs = weights * positions.
+    out_axis: the axis of the weight that makes rows. positions: output positions per sample; macs = weights *
+    positions.
     """
 
     weight: str
@@ -51,6 +47,7 @@ class Use:
     padded: bool
     mergeable: bool
     fold: FoldTarget | None
+    out_axis: int = 0
     positions: int = 0
     known: Tensor = field(init=False)
 
@@ -59,20 +56,35 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Channels arranged in rows and columns, so that only whole rows and whole columns can go.
+
+    parts: matrices of ids with the same rows, shape (rows, columns of that part). The heads of an attention
+    layer are rows; the head dimensions of its queries are the columns of one part, those of its values of
+    another.
+    """
+
+    parts: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Analysis:
     """The result of one pass.
 
     slots: (parameter or buffer, axis) -> the id of each index; cutting a channel is cutting its indices.
-    groups: weight of a grouped convolution that loses whole groups -> number of groups.
-    trusted: ids of the tensors whose burnt-in sizes were taken to follow them.
+    groups: weight of a layer that loses whole groups -> number of groups.
+    links: pairs (reader, read) of ids, shape (2, pairs): a live reader keeps what it reads alive.
+    tagged: what is known of every node's result.
     """
 
     ids: ChannelIds
     uses: tuple[Use, ...]
     slots: dict[tuple[str, int], Tensor]
     groups: dict[str, int]
+    links: Tensor
+    grids: tuple[Grid, ...]
     frozen_operators: tuple[str, ...]
-    trusted: tuple[Tensor, ...]
+    tagged: Mapping[Node, Any]
 
 
 @dataclass
@@ -80,22 +92,23 @@ class Trace:
     """The state of a pass; rules talk to it.
 
     owners: parameter or buffer -> its module. calls: -> number of operators that read it.
-    fixed: buffers that keep their shape. tensors: float64 values by name.
+    fixed: buffers that keep their shape. tensors: values by name. batch: samples in the example.
     """
 
     owners: Mapping[str, nn.Module]
     calls: Mapping[str, int]
     fixed: frozenset[str]
     tensors: Mapping[str, Tensor]
-    trust_sizes: bool
+    batch: int = 1
     ids: ChannelIds = field(default_factory=ChannelIds)
     uses: list[Use] = field(default_factory=list)
     use_at: dict[Node, Use] = field(default_factory=dict)
     slots: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
+    links: list[Tensor] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     opened: dict[str, Tensor] = field(default_factory=dict)
     named: dict[str, None] = field(default_factory=dict)
-    trusted: list[Tensor] = field(default_factory=list)
     node: Node = field(init=False)
     target: Any = field(init=False)
 
@@ -107,15 +120,34 @@ class Trace:
     def shape(self) -> torch.Size:
         """Shape of the current operator's (first) output."""
         meta = self.node.meta["val"]
-        return (meta if isinstance(meta, Tensor) else meta[0]).shape
+        return concrete(meta if isinstance(meta, Tensor) else meta[0])
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The current operator's arguments by the names of its schema."""
+        names = [argument.name for argument in self.target._schema.arguments]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def add(self, use: Use) -> Use:
         """Record the current operator as a use."""
-        shape = self.shape
-        use.positions = shape.numel() // (use.rows.numel() * (shape[0] if len(shape) > 1 else 1))
+        use.positions = self.shape.numel() // (use.rows.numel() * self.batch)
         self.uses.append(use)
         self.use_at[self.node] = use
         return use
+
+    def link(self, reader: Tensor, read: Tensor) -> None:
+        """A live reader keeps what it reads alive; ids of shapes that broadcast. Reader 0 always lives."""
+        a, b = torch.broadcast_tensors(squash(reader), squash(read))
+        a, b = a.reshape(-1), b.reshape(-1)
+        self.ids.freeze(b[a == 0], exact_only=True)
+        self.links.append(torch.stack([a, b])[:, (a != 0) & (b != 0)])
+
+    def rectangular(self, ids: Tensor) -> None:
+        """A tensor with channels along several axes stays a block: rows and columns go as wholes."""
+        small = squash(self.ids.classes(ids))
+        several = [axis for axis in range(small.dim()) if varies(small, axis)]
+        for axis in several[:-1] if len(several) > 1 else []:
+            rows = small.movedim(axis, 0).reshape(small.shape[axis], -1)
+            self.grids.append(Grid((rows,)))
 
     def freeze_all(self, operands: Any) -> bool:
         """Freeze every channel in the operands; True if there was any."""
@@ -129,17 +161,34 @@ class Trace:
     def unknown(self, *operands: Any, why: str = "no rule") -> Any:
         """Freeze the operands, name the operator, and know nothing of its result."""
         if self.freeze_all(operands):
-            packet = getattr(self.node.target, "overloadpacket", self.node.target)
-            stack = list(self.node.meta.get("nn_module_stack", {}).values())
-            where = stack[-1][0] if stack and stack[-1][0] else "the model's forward"
-            self.named[f"{packet} in {where} ({why})"] = None
-        return tree_map_only(Tensor, lambda meta: unlabelled(meta.shape), self.node.meta.get("val"))
+            self.named[f"{self._where()} ({why})"] = None
+        return tree_map_only(Tensor, lambda meta: unlabelled(concrete(meta)), self.node.meta.get("val"))
 
-    def trusts(self, x: Tagged) -> bool:
-        """Whether a size burnt into the graph along x's channels may be taken to follow x."""
-        if self.trust_sizes:
-            self.trusted.append(x.ids)
-        return self.trust_sizes
+    def mix(self, x: Tagged, axes: Sequence[int], why: str = "mixes channels") -> Tensor:
+        """The ids of x after an operator that mixes it over some axes; those axes have length 1 in the result.
+
+        Where the channels also vary along other axes (heads), what is mixed goes as a whole. Otherwise every
+        channel has a part in every result and none can go exactly.
+        """
+        classes = squash(self.ids.classes(x.ids))
+        mixed = [axis for axis in axes if varies(classes, axis)]
+        ids = squash(x.ids)
+        if mixed and not any(varies(classes, axis) for axis in range(classes.dim()) if axis not in axes):
+            self.ids.freeze(ids, exact_only=True)
+            self.named[f"{self._where()} ({why})"] = None
+            return torch.zeros([1] * ids.dim(), dtype=torch.int64)
+        for axis in mixed:
+            self.ids.tie_along(ids, axis)
+        for axis in axes:
+            ids = ids.narrow(axis, 0, 1)
+        return ids
+
+    def _where(self) -> str:
+        """The operator and the module that calls it."""
+        packet = getattr(self.node.target, "overloadpacket", self.node.target)
+        stack = list(self.node.meta.get("nn_module_stack", {}).values())
+        place = stack[-1][0] if stack and stack[-1][0] else "the model's forward"
+        return f"{packet} in {place}"
 
     def open(self, operands: Any) -> Any:
         """Give parameters among the operands one id per element, so that any operator can take them."""
@@ -154,7 +203,7 @@ class Trace:
             if name not in self.opened:
                 self.opened[name] = self.ids.fresh(ids.numel()).reshape(ids.shape)
             ids = self.opened[name]
-        return Tagged(ids, tagged.value, dtype=tagged.dtype)
+        return Tagged(ids, tagged.value.double(), dtype=tagged.dtype)
 
     def slot(self, name: str, axis: int, ids: Tensor | None = None) -> Tensor:
         """The ids along one axis of a parameter: tied to `ids` if given, else its own; shape (length,)."""
@@ -165,19 +214,7 @@ class Trace:
             self.ids.tie(self.slots[key], ids)
         if name in self.fixed:
             self.ids.freeze(self.slots[key])
-        self._distrust_own_code(name, self.slots[key])
         return self.slots[key]
-
-    def _distrust_own_code(self, name: str, ids: Tensor) -> None:
-        """A module of an unknown class may remember sizes of its parameters (attention heads)."""
-        owner = self.owners[name]
-        if type(owner) in _PLAIN:
-            return
-        if self.trust_sizes:
-            self.trusted.append(ids)
-        else:
-            self.ids.freeze(ids)
-            self.named[f"{name} ({type(owner).__name__}'s own code may hold its size)"] = None
 
     def vector(self, x: Tagged, axis: int) -> Tensor:
         """The ids along one axis, tied over all other axes; shape (length,)."""
@@ -186,7 +223,7 @@ class Trace:
             self.ids.tie(rows[:, :1].expand_as(rows), rows)
         return rows[:, 0]
 
-    def finish(self) -> Analysis:
+    def finish(self, tagged: Mapping[Node, Any]) -> Analysis:
         """Turn parameters that element-wise operators read into slots, or freeze them."""
         for name, ids in self.opened.items():
             axis = self._channel_axis(ids)
@@ -197,8 +234,10 @@ class Trace:
                         self.ids.freeze(others)
             else:
                 self.slot(name, axis, channel_rows(ids, axis)[:, 0])
-        frozen, trusted = tuple(self.named), tuple(self.trusted)
-        return Analysis(self.ids, tuple(self.uses), self.slots, self.groups, frozen, trusted)
+        links = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *self.links], 1)
+        return Analysis(
+            self.ids, tuple(self.uses), self.slots, self.groups, links, tuple(self.grids), tuple(self.named), tagged
+        )
 
     def _channel_axis(self, ids: Tensor) -> int | None:
         """The axis that alone decides an element's class, or None."""
@@ -208,3 +247,8 @@ class Trace:
             if bool((rows == rows[:, :1]).all()):
                 return axis
         return None
+
+
+def concrete(meta: Any) -> torch.Size:
+    """The shape of a traced tensor with every symbolic size replaced by the example's."""
+    return torch.Size(size if isinstance(size, int) else size.node.hint for size in meta.shape)

@@ -10,7 +10,8 @@ from torch import nn
 from compress.compaction import compact, liveness
 from compress.compaction.liveness import Columns, columns_of
 from compress.compaction.trace import Use
-from compress.compaction.verify import prove, random_inputs
+from compress.compaction.inputs import Example, random_inputs
+from compress.compaction.verify import prove
 from compress.errors import CompactionError
 from tests.compaction.nets import build, example, zero_rows
 
@@ -21,7 +22,7 @@ def pair() -> tuple[nn.Module, nn.Module, list[tuple[torch.Tensor, ...]]]:
     model, x = build("vgg")
     zero_rows(model, 0.5, 1)
     model, x = model.double(), x.double()
-    return model, compact(model, x).model, random_inputs((x,))
+    return model, compact(model, x).model, random_inputs(Example.of(x))
 
 
 def test_honest_pair_passes(pair) -> None:
@@ -59,7 +60,7 @@ def test_equal_but_constant_models_prove_nothing() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
     nn.init.zeros_(model[1].weight)
     with pytest.raises(CompactionError, match=r"changes by only 0\.0e\+00"):
-        prove(model, model, random_inputs((example((3, 2, 2)).double(),)))
+        prove(model, model, random_inputs(Example.of(example((3, 2, 2)).double())))
 
 
 def test_error_hidden_behind_a_large_bias_is_refused() -> None:
@@ -69,11 +70,11 @@ def test_error_hidden_behind_a_large_bias_is_refused() -> None:
     with torch.no_grad():
         other[1].weight *= 1.1  # 1e-10 of the output's size, a tenth of all it does
     with pytest.raises(CompactionError, match="a comparison shows nothing"):
-        prove(model, other, random_inputs((example((3, 2, 2)).double(),)))
+        prove(model, other, random_inputs(Example.of(example((3, 2, 2)).double())))
 
 
 def test_inputs_are_several_and_of_more_than_one_batch_size() -> None:
-    inputs = random_inputs((example((3, 4, 4)), torch.arange(2)))
+    inputs = [sample.args for sample in random_inputs(Example.of((example((3, 4, 4)), torch.arange(2))))]
     assert [2, 2, 2, 3] == [image.shape[0] for image, _ in inputs]
     assert {0, 1} >= {int(n) for _, numbers in inputs for n in numbers}
     assert all(not torch.equal(inputs[0][0], image) for image, _ in inputs[1:])
