@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.compaction import ChannelGroup, Compaction, channel_groups, compact
+    from compress.compaction import ChannelGroup, Compaction, channel_groups, compact, remove
 
 # ONNX Runtime's wheel writes telemetry files unless this is set before its import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -18,11 +18,12 @@ __version__ = "0.1.0"
 _LAZY = {
     "compact": "compress.compaction",
     "channel_groups": "compress.compaction",
+    "remove": "compress.compaction",
     "Compaction": "compress.compaction",
     "ChannelGroup": "compress.compaction",
 }
 
-__all__ = ["ChannelGroup", "Compaction", "__version__", "channel_groups", "compact"]
+__all__ = ["ChannelGroup", "Compaction", "__version__", "channel_groups", "compact", "remove"]
 
 
 def __getattr__(name: str) -> Any:

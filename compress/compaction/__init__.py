@@ -3,6 +3,7 @@
 from compress.compaction.compact import Compaction, LayerChange, compact
 from compress.compaction.groups import ChannelGroup, Slice, Survey, channel_groups, survey
 from compress.compaction.inputs import ExampleInputs
+from compress.compaction.remove import Removal, remove
 from compress.compaction.restore import restore
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "Compaction",
     "ExampleInputs",
     "LayerChange",
+    "Removal",
     "Slice",
     "Survey",
     "channel_groups",
     "compact",
+    "remove",
     "restore",
     "survey",
 ]

@@ -80,6 +80,7 @@ def carry_out(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
         raise
     except CompactionError as own:
         try:
+            refuse_hidden_parts(subject)
             return rewritten(subject, decide, prove)
         except CompactionError as cause:
             raise CompactionError(f"{cause} (with the forward pass rewritten; with the model's own, {own})") from cause
@@ -89,7 +90,6 @@ def carry_out(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
 
 def rewritten(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
     """Narrow and prove with a rewritten forward pass, for any batch size where the model allows that."""
-    refuse_hidden_parts(subject)
     try:
         graph = load(subject.model, subject.example, any_batch=True)
     except CompactionError:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
-
 from compress.compaction.table import aten
 from compress.compaction.trace import concrete
 

@@ -149,7 +149,7 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[st
     Args:
         graph: from `load`.
         tensors: values of parameters and buffers by name.
-        blocks: nodes whose results must stay blocks (`Trace.rectangular`).
+        blocks: nodes whose results must stay blocks (`Trace.settle`).
     """
     trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, graph.batch)
     run = _Run(graph, trace)
@@ -161,7 +161,7 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[st
         elif node.op == "call_function":
             run.env[node] = run.call(node)
             if node.name in blocks and isinstance(run.env[node], Tagged):
-                trace.rectangular(run.env[node].ids)
+                trace.settle(run.env[node].ids)
         elif node.op == "output":
             torch.fx.map_arg(node.args, lambda result: trace.freeze_all(run.env[result]))
     return trace.finish(run.env)
@@ -175,6 +175,7 @@ class _Run:
     trace: Trace
     env: dict[Node, Any] = field(default_factory=dict)
     memory: dict[Node, Node] = field(default_factory=dict)  # node -> the node whose memory it may look into
+    sharers: dict[Node, list[Node]] = field(default_factory=dict)  # the same the other way round
 
     @cached_property
     def order(self) -> dict[Node, int]:
@@ -195,7 +196,7 @@ class _Run:
         self.trace.enter(node)
         if node.target is operator.getitem:
             (source,) = node.all_input_nodes
-            self.memory[node] = self.memory.get(source, source)
+            self.share(node, source)
             return self.env[source][node.args[1]]
         rule = find_rule(node.target)
         args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda operand: self.env[operand])
@@ -206,14 +207,20 @@ class _Run:
         for victim in written(node):
             result = self.overwrite(victim, node, result)
         if rule.is_view and isinstance(node.args[0], Node):
-            self.memory[node] = self.memory.get(node.args[0], node.args[0])
+            self.share(node, node.args[0])
         return result
+
+    def share(self, node: Node, source: Node) -> Node:
+        """Note that a node may look into another's memory; returns the node that owns it."""
+        root = self.memory.get(source, source)
+        self.memory[node] = root
+        self.sharers.setdefault(root, []).append(node)
+        return root
 
     def overwrite(self, victim: Node, node: Node, result: Any) -> Any:
         """An in-place operator: whoever else looks into the same memory no longer holds what was recorded."""
-        root = self.memory.get(victim, victim)
-        self.memory[node] = root
-        sharing = [other for other in self.env if self.memory.get(other, other) is root and other is not victim]
+        root = self.share(node, victim)
+        sharing = [other for other in (root, *self.sharers[root]) if other in self.env and other is not victim]
         now = self.order[node]
         stale = any(self.order[user] > now for other in sharing for user in other.users)
         if not stale and root.op != "placeholder" and isinstance(result, Tagged):

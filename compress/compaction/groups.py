@@ -79,26 +79,36 @@ def in_groups(analysis: Analysis) -> Analysis:
 
 def removable_slices(analysis: Analysis, model: nn.Module) -> dict[int, list[Slice]]:
     """Class -> its slices; only classes that are not frozen, leave no axis empty and come from a layer."""
-    frozen = analysis.ids.frozen(exact=False)
+    frozen = analysis.ids.frozen(exact=False).tolist()
     parameters = dict(model.named_parameters())
     made_at = {use.weight: use.out_axis for use in analysis.uses}
     table: dict[int, list[Slice]] = {}
     refused: set[int] = set()
     made: set[int] = set()
     for (name, axis), slot in analysis.slots.items():
-        members: dict[int, list[int]] = {}
-        for index, root in enumerate(analysis.ids.find(slot).tolist()):
-            members.setdefault(root, []).append(index)
+        members = by_class(analysis.ids.find(slot))
         if len(members) == 1:
             refused.update(members)
         producer = name in parameters and made_at.get(name, axis) == axis and not _is_slope(model, name)
+        makes = made_at.get(name) == axis
         for root, indices in members.items():
-            if frozen[root]:
-                continue
-            table.setdefault(root, []).append(Slice(name, axis, tuple(indices), producer))
-            if name in made_at and axis == made_at[name]:
-                made.add(root)
+            if not frozen[root]:
+                table.setdefault(root, []).append(Slice(name, axis, indices, producer))
+                if makes:
+                    made.add(root)
     return {root: slices for root, slices in table.items() if root in made and root not in refused}
+
+
+def by_class(roots: Tensor) -> dict[int, tuple[int, ...]]:
+    """Class -> the indices that hold it, in order of first appearance.
+
+    >>> by_class(torch.tensor([7, 4, 7]))
+    {7: (0, 2), 4: (1,)}
+    """
+    members: dict[int, list[int]] = {}
+    for index, root in enumerate(roots.tolist()):
+        members.setdefault(root, []).append(index)
+    return {root: tuple(indices) for root, indices in members.items()}
 
 
 def _is_slope(model: nn.Module, name: str) -> bool:
@@ -108,12 +118,13 @@ def _is_slope(model: nn.Module, name: str) -> bool:
 
 def zeroed(tensors: Mapping[str, Tensor], slices: list[Slice]) -> dict[str, Tensor]:
     """Copies of the tensors in which all producer slices are zero."""
-    result = dict(tensors)
+    indices: dict[tuple[str, int], list[int]] = {}
     for part in slices:
         if part.producer:
-            if result[part.name] is tensors[part.name]:
-                result[part.name] = tensors[part.name].clone()
-            result[part.name].index_fill_(part.axis, torch.tensor(part.indices), 0.0)
+            indices.setdefault((part.name, part.axis), []).extend(part.indices)
+    result = dict(tensors)
+    for (name, axis), zeros in indices.items():
+        result[name] = result[name].index_fill(axis, torch.tensor(zeros), 0.0)
     return result
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compress.compaction.ids import any_along
 from compress.compaction.trace import Analysis, Use
 
 # a merge multiplies weights by a ratio of constants; a larger one would cost digits of the shipped type
@@ -88,7 +89,7 @@ class Liveness:
         """How many of a channel's rows read anything: reviving one of those may revive others."""
         effort = torch.zeros(len(self.analysis.ids), dtype=torch.int64)
         for use, rows in zip(self.analysis.uses, self._rows, strict=True):
-            effort.index_add_(0, rows, use.reads.any(1).long())
+            effort.index_add_(0, rows, any_along(use.reads, 1).long())
         return effort
 
     def alive(self, ids: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class Liveness:
 
     def read_columns(self, index: int) -> Tensor:
         """Columns on which a live row of this use has a nonzero weight, shape (in,)."""
-        return self.analysis.uses[index].reads[self.live[self._rows[index]]].any(0)
+        return any_along(self.analysis.uses[index].reads[self.live[self._rows[index]]], 0)
 
     def representative(self, index: int, family: Tensor) -> tuple[Tensor, int | None]:
         """The dead columns of a family that must be merged, and the live column that can take them."""

@@ -55,7 +55,7 @@ def plan_cut(analysis: Analysis, alive: Callable[[Tensor], Tensor], tensors: Map
 def _fold(solved: Liveness, index: int, use: Use, added: dict[str, Tensor]) -> None:
     lost = solved.columns[index].folds & ~solved.alive(use.cols) & solved.read_columns(index)
     if use.fold is not None and bool(lost.any()):
-        amount = use.fold.sign * use.gain[:, lost].double() @ solved.columns[index].scale[lost]
+        amount = use.fold.sign * use.gain[:, lost] @ solved.columns[index].scale[lost]
         added[use.fold.name] = added.get(use.fold.name, 0.0) + amount
 
 

@@ -62,6 +62,7 @@ class Rewriter:
     constants: dict[str, Tensor] = field(default_factory=dict)
     made: dict[Node, Any] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    lost: set[Node] = field(default_factory=set)  # not made because something before was refused
     masks: dict[Node, Mask | None] = field(default_factory=dict)
     moves: dict[Node, Node] = field(default_factory=dict)
 
@@ -105,9 +106,16 @@ class Rewriter:
         return torch.fx.map_arg(value, self.made.__getitem__)
 
     def _refuse_missing(self, node: Node) -> bool:
+        """True if an input is missing; it is refused, unless that follows from an earlier refusal."""
         missing = [other for other in node.all_input_nodes if other not in self.made]
-        self.refused.update(other.name for other in missing)
+        self.refused.update(other.name for other in missing if other not in self.lost)
+        if missing:
+            self.lost.add(node)
         return bool(missing)
+
+    def _refuse(self, node: Node) -> None:
+        self.refused.add(node.name)
+        self.lost.add(node)
 
     def _call(self, node: Node) -> None:
         """Copy a node; leave it out where it is no block and only movements read it."""
@@ -120,7 +128,7 @@ class Rewriter:
         source = self._source(node)
         if self.mask(node) is None:
             if source is None or any(self._source(user) is None for user in readers(node)):
-                self.refused.add(node.name)
+                self._refuse(node)
         elif source is not None and not (self._whole(node) and self._whole(source)):
             self._move(node, source)
         else:
@@ -144,18 +152,22 @@ class Rewriter:
         """The same movement where it still moves the same elements, else a slice or index_select."""
         if source in self.made and node.target is not operator.getitem:
             try:
-                same = self._replayed(node, self._positions(source), narrow=True)
-                wanted = self._wanted(node, source)
-            except (RuntimeError, IndexError):
-                same = wanted = None
-            if same is not None and wanted is not None and torch.equal(same, wanted):
+                follows = torch.equal(
+                    self._replayed(node, self._positions(source), narrow=True), self._wanted(node, source)
+                )
+            except (RuntimeError, IndexError):  # a size that the narrower tensor does not have
+                follows = False
+            if follows:
                 self._plain(node)
                 return
         origin = source
         while origin not in self.made:
             above = self._source(origin)
+            if origin in self.lost:
+                self.lost.add(node)
+                return
             if above is None:
-                self.refused.add(node.name)
+                self._refuse(node)
                 return
             origin = above
         self._pick(node, origin)
@@ -170,7 +182,7 @@ class Rewriter:
             if picked.shape == wanted.shape and torch.equal(picked, wanted):
                 self.made[node] = self._selected(self.made[origin], axis, index)
                 return
-        self.refused.add(node.name)
+        self._refuse(node)
 
     def _selected(self, source: Any, axis: int, index: Tensor) -> Node:
         first, last = int(index[0]), int(index[-1])
@@ -221,8 +233,13 @@ class Rewriter:
     def mask(self, node: Node) -> Mask | None:
         """Which positions of each axis of a result stay; None if they are no block."""
         if node not in self.masks:
-            ids = squash(self.analysis.tagged[node].ids)
-            self.masks[node] = block(self.alive(ids), concrete(node.meta["val"]))
+            tagged, shape = self.analysis.tagged[node], concrete(node.meta["val"])
+            if tagged.source is None:
+                self.masks[node] = block(self.alive(squash(tagged.ids)), shape)
+            else:
+                whole = [torch.ones(length, dtype=torch.bool) for length in shape]
+                slots = {axis: self.analysis.slots.get((tagged.source, axis)) for axis in range(len(shape))}
+                self.masks[node] = [whole[k] if slot is None else self.alive(slot) for k, slot in slots.items()]
         return self.masks[node]
 
     def lengths(self, node: Node) -> list[int]:

@@ -20,7 +20,7 @@ from compress.compaction.trace import FoldTarget, Grid, Trace, Use
 
 @rule(aten.matmul, aten.bmm, aten.mm, takes_parameters=True)
 def matmul(trace: Trace, a: Tagged, b: Tagged) -> Any:
-    """y = a @ b over the last axis of a and the last but one of b."""
+    """Y = a @ b over the last axis of a and the last but one of b."""
     if b.source is not None and b.ids.dim() == 2 and a.source is None:
         return product_with_parameter(trace, a, b.source)
     a, b = trace.open((a, b))
@@ -34,7 +34,7 @@ def matmul(trace: Trace, a: Tagged, b: Tagged) -> Any:
 
 @rule(aten.addmm, takes_parameters=True)
 def addmm(trace: Trace, bias: Tagged, a: Tagged, b: Tagged, *, beta: float = 1, alpha: float = 1) -> Any:
-    """y = bias + a @ b."""
+    """Y = bias + a @ b."""
     if b.source is None or a.source is not None or bias.source is None or (beta, alpha) != (1, 1):
         return trace.unknown(bias, a, b)
     return product_with_parameter(trace, a, b.source, bias)
@@ -65,7 +65,7 @@ def attention(
     shared = string.ascii_lowercase[: rank - 2]
     scores = contract(trace, f"{shared}MK,{shared}NK->{shared}MN", query, key)
     if mask is not None:
-        shape = torch.broadcast_shapes(scores.ids.shape, mask.ids.shape)
+        shape = torch.empty(scores.ids.shape, device="meta").add(torch.empty(mask.ids.shape, device="meta")).shape
         ids = joined_ids(trace, [scores, mask], shape)
         scores = Tagged(ids, torch.full((), torch.nan, dtype=torch.float64).expand(shape))
     trace.mix(scores, [rank - 1])
@@ -148,8 +148,9 @@ class _Product:
             ids.freeze(read, exact_only=True)
             return torch.zeros([1] * both.dim(), dtype=torch.int64)
         rows = both.flatten(self.heads).reshape(-1, both.shape[self.heads :].numel())
-        _, same = ids.find(rows[:, 0]).unique(return_inverse=True)  # one head may come up once per sample
-        scores = ids.fresh(int(same.max()) + 1)[same]
+        heads = ids.find(rows[:, 0]).tolist()
+        numbers = {head: number for number, head in enumerate(dict.fromkeys(heads))}  # a head comes up once per sample
+        scores = ids.fresh(len(numbers))[[numbers[head] for head in heads]]
         result = scores.reshape(*both.shape[: self.heads], *[1] * (both.dim() - self.heads))
         self.trace.link(result, read)
         self.trace.grids.append(Grid((scores[:, None], rows)))
@@ -166,8 +167,8 @@ class _Product:
             trace.ids.freeze(weights)
             return weights
         trace.link(main, weights)
-        full = torch.broadcast_shapes(main.shape[: self.heads], weights.shape[: self.heads])
-        rows = [t.expand(*full, *t.shape[self.heads :]).reshape(full.numel(), -1) for t in (weights, main)]
+        full = [max(pair) for pair in zip(main.shape[: self.heads], weights.shape[: self.heads], strict=True)]
+        rows = [t.expand(*full, *t.shape[self.heads :]).flatten(0, self.heads - 1).flatten(1) for t in (weights, main)]
         trace.grids.append(Grid((rows[0], rows[1])))
         return main
 
@@ -182,15 +183,13 @@ def product_with_parameter(trace: Trace, x: Tagged, weight: str, bias: Tagged | 
     rows = trace.slot(weight, 1)
     if bias is not None and bias.source is not None:
         trace.slot(bias.source, 0, rows)
-    values = trace.tensors[weight].T
     own_bias = bias is not None and bias.source is not None and trace.calls[bias.source] == 1
     use = trace.add(
         Use(
             weight=weight,
             rows=rows,
             cols=cols,
-            reads=values != 0,
-            gain=values,
+            values=trace.tensors[weight].T,
             maps=channel_rows(x.value, -1),
             padded=False,
             mergeable=False,

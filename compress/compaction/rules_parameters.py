@@ -23,14 +23,12 @@ def linear(trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None) 
         return mixed_positions(trace, x, weight.source, bias)
     cols = trace.slot(weight.source, 1, trace.vector(x, x.ids.dim() - 1))
     rows = row_ids(trace, weight.source, bias)
-    values = trace.tensors[weight.source]
     use = trace.add(
         Use(
             weight=weight.source,
             rows=rows,
             cols=cols,
-            reads=values != 0,
-            gain=values,
+            values=trace.tensors[weight.source],
             maps=channel_rows(x.value, -1),
             padded=False,
             mergeable=called_once(trace, weight.source),
@@ -42,13 +40,13 @@ def linear(trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None) 
 
 def linear_value(trace: Trace, x: Tagged, use: Use, bias: Tagged | None) -> Tensor:
     """The rows that depend on no input, float64, the operator's shape; NaN elsewhere."""
-    constant = ~(use.reads & ~use.known).any(1)
+    constant = use.constant
     small = squash(x.value)
     small = small.nan_to_num().expand(*small.shape[:-1], x.value.shape[-1])
     known = bias_values(trace, bias, use.rows) + torch.where(constant, 0.0, torch.nan)
     value = known.expand(*small.shape[:-1], use.rows.numel()).clone()
-    if bool(use.reads[constant].any()):
-        value[..., constant] += small @ use.gain[constant].double().T
+    if bool(use.known.any()) and bool(use.reads[constant].any()):
+        value[..., constant] += small @ use.gain[constant].T
     return collapse(value).expand(trace.shape)
 
 
@@ -88,8 +86,8 @@ def convolution(
             weight=weight.source,
             rows=rows,
             cols=cols,
-            reads=by_column((values != 0).flatten(2).any(2), groups),
-            gain=by_column(values.flatten(2).sum(2), groups),
+            values=values,
+            groups=groups,
             maps=channel_rows(x.value, 1),
             padded=padding == "same" or (not same and any(listed(padding, axes))),
             mergeable=groups == 1 and called_once(trace, weight.source),
@@ -103,9 +101,9 @@ def convolution(
 
 def constant_maps(trace: Trace, x: Tagged, values: Tensor, use: Use, geometry: tuple[Any, ...]) -> Tensor:
     """What each row gives where it depends on no input, shape (n or 1, rows, ...); NaN elsewhere."""
-    constant = ~(use.reads & ~use.known).any(1)
+    constant = use.constant
     flat = torch.where(constant, 0.0, torch.nan).double().reshape(1, -1, *[1] * (x.ids.dim() - 2))
-    if not bool(use.reads[constant].any()):
+    if not (bool(use.known.any()) and bool(use.reads[constant].any())):
         return flat
     maps = x.value.narrow(0, 0, 1) if x.value.stride(0) == 0 else x.value
     if geometry[-1] == 1:  # only the rows and columns that matter: a whole convolution in float64 is dear
@@ -152,17 +150,6 @@ def fold_target(trace: Trace, weight: str, bias: Tagged | None) -> FoldTarget | 
     return FoldTarget(f"{path}.bias".lstrip("."), 1.0) if plain and trace.calls[weight] == 1 else None
 
 
-def by_column(matrix: Tensor, groups: int) -> Tensor:
-    """(out, in / groups) of a grouped convolution as (out, in), zero outside the groups."""
-    if groups == 1:
-        return matrix
-    rows, width = matrix.shape
-    full = matrix.new_zeros(groups, rows // groups, groups, width)
-    group = torch.arange(groups)
-    full[group, :, group] = matrix.reshape(groups, rows // groups, width)
-    return full.reshape(rows, groups * width)
-
-
 def tie_groups(trace: Trace, weight: str, rows: Tensor, cols: Tensor, groups: int) -> None:
     """Keep a grouped convolution legal by the finer of two ways.
 
@@ -199,7 +186,9 @@ def batch_norm(
     if training or mean is None or var is None:
         normal = torch.full((), torch.nan, dtype=torch.float64)  # statistics of the batch
     else:
-        normal = (squash(x.value) - mean.value.double().reshape(shape)) / (var.value.double().reshape(shape) + eps).sqrt()
+        normal = (squash(x.value) - mean.value.double().reshape(shape)) / (
+            var.value.double().reshape(shape) + eps
+        ).sqrt()
         redirect_fold(trace, mean)
     value = torch.where(gamma == 0, 0.0, normal * gamma) + beta
     return Tagged(x.ids, value.expand(trace.shape))

@@ -49,9 +49,7 @@ def joined_ids(trace: Trace, tensors: list[Tagged], shape: Sequence[int]) -> Ten
             first = False
     for ids in short:
         _stay_out(trace, ids, result, axes)
-    if len(axes) > 1:
-        trace.rectangular(result)
-    return result.expand(shape)
+    return trace.settle(result.expand(shape)) if len(axes) > 1 else result.expand(shape)
 
 
 def _stay_out(trace: Trace, ids: Tensor, result: Tensor, axes: list[int]) -> None:

@@ -1,7 +1,9 @@
 """What one pass over the graph collects: tied ids, who reads which channel, and which axes can be cut."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from compress.compaction.ids import ChannelIds, Tagged, channel_rows, squash, unlabelled, varies
+from compress.compaction.ids import ChannelIds, Tagged, any_along, channel_rows, squash, unlabelled, varies
 from compress.compaction.table import functional
 
 # a parameter used by an element-wise operator gets one id per element; above this it is simply frozen
@@ -29,30 +31,58 @@ class Use:
     """One call of a convolution or linear layer: it reads columns (inputs) and makes rows (outputs).
 
     weight: parameter name. rows: ids, shape (out,). cols: ids, shape (in,).
-    reads: whether a row has a nonzero weight on a column, shape (out, in).
-    gain: the weight summed over the kernel, shape (out, in).
+    values: the weight, shape (out, in / groups, kernel...).
     maps: values of constant columns, shape (in, positions), NaN elsewhere. known: those columns, shape (in,).
     padded: a constant column does not give a constant contribution, because zeros are padded around it.
     mergeable: columns may be added to each other (one call, no groups).
-    out_axis: the axis of the weight that makes rows. positions: output positions per sample; macs = weights *
-    positions.
+    out_axis: the axis of the parameter that makes rows.
+    positions: output positions per sample; macs = weights * positions.
     """
 
     weight: str
     rows: Tensor
     cols: Tensor
-    reads: Tensor
-    gain: Tensor
+    values: Tensor
     maps: Tensor
     padded: bool
     mergeable: bool
     fold: FoldTarget | None
+    groups: int = 1
     out_axis: int = 0
     positions: int = 0
     known: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.known = ~self.maps.isnan().any(1)
+        self.known = ~any_along(self.maps.isnan(), 1)
+
+    @cached_property
+    def reads(self) -> Tensor:
+        """Whether a row has a nonzero weight on a column, shape (out, in)."""
+        nonzero = self.values != 0
+        return by_column(any_along(nonzero.flatten(2), 2) if nonzero.dim() > 2 else nonzero, self.groups)
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """The weight summed over the kernel, float64, shape (out, in)."""
+        matrix = self.values.double().flatten(2).sum(2) if self.values.dim() > 2 else self.values.double()
+        return by_column(matrix, self.groups)
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """Rows that depend on no input, shape (out,)."""
+        unknown = self.reads[:, ~self.known] if bool(self.known.any()) else self.reads
+        return ~any_along(unknown, 1)
+
+
+def by_column(matrix: Tensor, groups: int) -> Tensor:
+    """(out, in / groups) of a grouped convolution as (out, in), zero outside the groups."""
+    if groups == 1:
+        return matrix
+    rows, width = matrix.shape
+    full = matrix.new_zeros(groups, rows // groups, groups, width)
+    group = torch.arange(groups)
+    full[group, :, group] = matrix.reshape(groups, rows // groups, width)
+    return full.reshape(rows, groups * width)
 
 
 @dataclass(frozen=True)
@@ -136,18 +166,32 @@ class Trace:
 
     def link(self, reader: Tensor, read: Tensor) -> None:
         """A live reader keeps what it reads alive; ids of shapes that broadcast. Reader 0 always lives."""
-        a, b = torch.broadcast_tensors(squash(reader), squash(read))
+        a, b = squash(reader), squash(read)
+        a, b = a + 0 * b, b + 0 * a  # broadcast
         a, b = a.reshape(-1), b.reshape(-1)
         self.ids.freeze(b[a == 0], exact_only=True)
         self.links.append(torch.stack([a, b])[:, (a != 0) & (b != 0)])
 
-    def rectangular(self, ids: Tensor) -> None:
-        """A tensor with channels along several axes stays a block: rows and columns go as wholes."""
+    def settle(self, ids: Tensor) -> Tensor:
+        """Decide what channels along several axes are, and return ids that say so.
+
+        Every index of one axis has channels of its own, all equally often: heads (see `Grid`). Otherwise they are
+        the same channels at several positions (a class token in front of patches): those are tied.
+        """
         small = squash(self.ids.classes(ids))
         several = [axis for axis in range(small.dim()) if varies(small, axis)]
-        for axis in several[:-1] if len(several) > 1 else []:
-            rows = small.movedim(axis, 0).reshape(small.shape[axis], -1)
-            self.grids.append(Grid((rows,)))
+        if len(several) < 2:
+            return ids
+        if all(_independent(small, axis) for axis in several[:-1]):
+            for axis in several[:-1]:
+                self.grids.append(Grid((small.movedim(axis, 0).reshape(small.shape[axis], -1),)))
+            return ids
+        keep = max(several, key=lambda axis: _different(small, axis))
+        for axis in several:
+            if axis != keep:
+                self.ids.tie_along(small, axis)
+                small = small.narrow(axis, 0, 1)
+        return small.expand(ids.shape)
 
     def freeze_all(self, operands: Any) -> bool:
         """Freeze every channel in the operands; True if there was any."""
@@ -170,10 +214,10 @@ class Trace:
         Where the channels also vary along other axes (heads), what is mixed goes as a whole. Otherwise every
         channel has a part in every result and none can go exactly.
         """
-        classes = squash(self.ids.classes(x.ids))
+        ids = squash(self.settle(x.ids))
+        classes = squash(self.ids.classes(ids))
         mixed = [axis for axis in axes if varies(classes, axis)]
-        ids = squash(x.ids)
-        if mixed and not any(varies(classes, axis) for axis in range(classes.dim()) if axis not in axes):
+        if mixed and not any(varies(classes, axis) for axis in range(ids.dim()) if axis not in axes):
             self.ids.freeze(ids, exact_only=True)
             self.named[f"{self._where()} ({why})"] = None
             return torch.zeros([1] * ids.dim(), dtype=torch.int64)
@@ -252,3 +296,19 @@ class Trace:
 def concrete(meta: Any) -> torch.Size:
     """The shape of a traced tensor with every symbolic size replaced by the example's."""
     return torch.Size(size if isinstance(size, int) else size.node.hint for size in meta.shape)
+
+
+def _different(classes: Tensor, axis: int) -> int:
+    """How many different slices there are along an axis, by the classes they begin with."""
+    return len(set(classes.movedim(axis, 0).reshape(classes.shape[axis], -1)[:, 0].tolist()))
+
+
+def _independent(classes: Tensor, axis: int) -> bool:
+    """True if the slices along an axis share no class and come up equally often (heads, once per sample)."""
+    rows = classes.movedim(axis, 0).reshape(classes.shape[axis], -1).tolist()
+    times = Counter(row[0] for row in rows)
+    if len(set(times.values())) > 1:
+        return False
+    slices = {row[0]: set(row) for row in rows}
+    same = all(set(row) == slices[row[0]] for row in rows)
+    return same and len(set().union(*slices.values())) == sum(map(len, slices.values()))

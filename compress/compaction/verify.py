@@ -26,8 +26,8 @@ def prove(original: nn.Module, narrow: nn.Module, inputs: Sequence[Example]) -> 
     A batch size that the original itself does not accept is left out.
 
     Raises:
-        CompactionError: the models differ by the number type's tolerance (1e-9 for float64) or more, the output is not finite, or it does not
-            depend on the input, so that a comparison shows nothing.
+        CompactionError: the models differ by the number type's tolerance (1e-9 for float64) or more, the output is
+            not finite, or it does not depend on the input, so that a comparison shows nothing.
     """
     dtype = next((t.dtype for t in original.parameters() if t.dtype.is_floating_point), torch.float64)
     tolerance = TOLERANCES[dtype]
