@@ -102,11 +102,35 @@ def _scale(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, 
 def _training(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, Any]) -> Arguments:
     """Dropout and normalisation know whether they train."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    at = names.index("training" if "training" in names else "train")
+    at = next(names.index(name) for name in ("training", "train", "use_input_stats") if name in names)
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0] if stack else ""
     if args[at] is False:  # statistics of the batch even in evaluation mode stay so
         args[at] = rewriter.attribute(f"{path}.training".lstrip("."))
+    return args, kwargs
+
+
+def _recurrent(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, Any]) -> Arguments:
+    """LSTM, GRU, RNN and their cells: initial states of zeros as long as there are hidden units."""
+    arguments: Any = node.args
+    if isinstance(arguments[2], Node):
+        weight = arguments[3]
+    else:  # all weights in one list; the first layer's weight_hh
+        weight = arguments[2][1]
+        args, kwargs = _training(rewriter, node, args, kwargs)
+    recurrent = rewriter.graph.leaves.get(weight.name, "")
+    units = rewriter.analysis.slots.get((recurrent, 1))
+    if units is None or bool(rewriter.alive(units).all()):
+        return args, kwargs
+    left = int(rewriter.alive(units).sum())
+
+    def fitted(new: Node, old: Node) -> Node:
+        if rewriter.analysis.tagged[old].vary(-1):  # one that is trained has been cut already
+            return new
+        return rewriter.result.call_function(aten.slice.Tensor, (new, -1, 0, left))
+
+    one = isinstance(args[1], Node)
+    args[1] = fitted(args[1], arguments[1]) if one else [*map(fitted, args[1], arguments[1])]
     return args, kwargs
 
 
@@ -129,9 +153,14 @@ def _with(node: Node, args: list[Any], kwargs: dict[str, Any], name: str, value:
 TABLE: dict[Any, Callable[["Rewriter", Node, list[Any], dict[str, Any]], Arguments]] = {
     **dict.fromkeys((aten.view, aten.reshape, aten._unsafe_view, aten.expand, aten.unflatten), _sizes),
     **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _groups),
-    **dict.fromkeys((aten.batch_norm, aten.dropout, aten.feature_dropout, aten.alpha_dropout), _training),
+    **dict.fromkeys((aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d), _groups),
+    **dict.fromkeys((aten.batch_norm, aten.instance_norm), _training),
+    **dict.fromkeys((aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.native_dropout), _training),
+    **dict.fromkeys((aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu), _recurrent),
+    **dict.fromkeys((aten.lstm_cell, aten.gru_cell, aten.rnn_tanh_cell, aten.rnn_relu_cell), _recurrent),
     aten.group_norm: _norm_groups,
-    aten.layer_norm: _normalized_shape,
+    **dict.fromkeys((aten.layer_norm, aten.rms_norm), _normalized_shape),
+    **dict.fromkeys((aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty), _sizes),
     aten.scaled_dot_product_attention: _scale,
 }
 """Operator -> what becomes of its arguments."""

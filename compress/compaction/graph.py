@@ -149,7 +149,7 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[st
     Args:
         graph: from `load`.
         tensors: values of parameters and buffers by name.
-        blocks: nodes whose results must stay blocks (`Trace.settle`).
+        blocks: nodes whose results must stay blocks (`Trace.rectangular`).
     """
     trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, graph.batch)
     run = _Run(graph, trace)
@@ -161,7 +161,7 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[st
         elif node.op == "call_function":
             run.env[node] = run.call(node)
             if node.name in blocks and isinstance(run.env[node], Tagged):
-                trace.settle(run.env[node].ids)
+                trace.rectangular(run.env[node].ids)
         elif node.op == "output":
             torch.fx.map_arg(node.args, lambda result: trace.freeze_all(run.env[result]))
     return trace.finish(run.env)

@@ -98,12 +98,14 @@ class Tagged:
     value: the constant each element holds, float64, same shape; NaN where it depends on the input.
     source: the parameter or buffer this is, unchanged; None for a computed tensor.
     dtype: the tensor's number type in the model.
+    averages: the last axis holds weights that sum to 1 (softmax).
     """
 
     ids: Tensor
     value: Tensor
     source: str | None = None
     dtype: torch.dtype = torch.float64
+    averages: bool = False
 
     @property
     def known(self) -> bool:

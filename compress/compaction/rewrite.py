@@ -150,7 +150,8 @@ class Rewriter:
 
     def _move(self, node: Node, source: Node) -> None:
         """The same movement where it still moves the same elements, else a slice or index_select."""
-        if source in self.made and node.target is not operator.getitem:
+        pieces = node.args[0]
+        if source in self.made and (node.target is not operator.getitem or pieces in self.made):
             try:
                 follows = torch.equal(
                     self._replayed(node, self._positions(source), narrow=True), self._wanted(node, source)
@@ -160,20 +161,20 @@ class Rewriter:
             if follows:
                 self._plain(node)
                 return
-        origin = source
+        origin, between = source, list[Node]()
         while origin not in self.made:
+            between.append(origin)
             above = self._source(origin)
-            if origin in self.lost:
+            if origin in self.lost or above is None:
                 self.lost.add(node)
                 return
-            if above is None:
-                self._refuse(node)
-                return
             origin = above
-        self._pick(node, origin)
+        if not self._pick(node, origin):
+            for step in between or [node]:
+                self._refuse(step)
 
-    def _pick(self, node: Node, origin: Node) -> None:
-        """Positions of one axis of an earlier result, all other axes being the same."""
+    def _pick(self, node: Node, origin: Node) -> bool:
+        """Positions of one axis of an earlier result, all other axes being the same; False if it is more."""
         wanted, positions = self._wanted(node, origin), self._positions(origin)
         for axis in range(positions.dim()) if positions.dim() == wanted.dim() and wanted.numel() else ():
             stride = positions.shape[axis + 1 :].numel()
@@ -181,8 +182,8 @@ class Rewriter:
             picked = positions.index_select(axis, index)
             if picked.shape == wanted.shape and torch.equal(picked, wanted):
                 self.made[node] = self._selected(self.made[origin], axis, index)
-                return
-        self._refuse(node)
+                return True
+        return False
 
     def _selected(self, source: Any, axis: int, index: Tensor) -> Node:
         first, last = int(index[0]), int(index[-1])

@@ -6,13 +6,34 @@ import torch
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from compress.compaction import rules_attention, rules_movement, rules_parameters, rules_spatial
+from compress.compaction import (
+    rules_attention,
+    rules_creation,
+    rules_movement,
+    rules_norms,
+    rules_parameters,
+    rules_recurrent,
+    rules_spatial,
+)
 from compress.compaction.ids import Tagged, unlabelled
 from compress.compaction.rules_pointwise import operand, pointwise
-from compress.compaction.table import TABLE, Rule, functional
+from compress.compaction.table import TABLE, Rule, aten, functional
 from compress.compaction.trace import Trace
 
-__all__ = ["find_rule", "rules_attention", "rules_movement", "rules_parameters", "rules_spatial"]
+__all__ = [
+    "find_rule", "rules_attention", "rules_creation", "rules_movement", "rules_norms", "rules_parameters",
+    "rules_recurrent", "rules_spatial",
+]  # fmt: skip
+
+UNMARKED = frozenset(
+    {
+        aten.absolute, aten.arccos, aten.arccosh, aten.arcsin, aten.arcsinh, aten.arctan, aten.arctan2, aten.arctanh,
+        aten.divide, aten.fix, aten.floor_divide, aten.greater, aten.greater_equal, aten.less, aten.less_equal,
+        aten.log_sigmoid, aten.masked_fill, aten.multiply, aten.negative, aten.not_equal, aten.rsub, aten.special_expit,
+        aten.subtract, aten.true_divide, aten.where.Scalar, aten.where.ScalarOther, aten.where.ScalarSelf,
+    }
+)  # fmt: skip
+"""Element-wise operators that torch does not tag as such: second names and mixtures with numbers."""
 
 
 def find_rule(target: Any) -> Rule:
@@ -23,6 +44,8 @@ def find_rule(target: Any) -> Rule:
         return own
     tags = operator.tags if isinstance(operator, OpOverload) else []
     if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
+        return Rule(pointwise)
+    if {operator, getattr(operator, "overloadpacket", operator)} & UNMARKED:
         return Rule(pointwise)
     return Rule(without_rule)
 

@@ -5,7 +5,7 @@ In y = sum_k a[h, m, k] b[h, k, n] the axes have roles: shared (h: heads, batch)
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,12 +69,7 @@ def attention(
         ids = joined_ids(trace, [scores, mask], shape)
         scores = Tagged(ids, torch.full((), torch.nan, dtype=torch.float64).expand(shape))
     trace.mix(scores, [rank - 1])
-    mixed = contract(trace, f"{shared}MN,{shared}ND->{shared}MD", scores, value)
-    small = squash(value.value)
-    if mask is None and small.shape[-2] == 1:
-        # every row of weights sums to 1, so what is the same at all positions comes out as it is
-        return Tagged(mixed.ids, torch.where(small.isnan(), squash(mixed.value), small).expand(trace.shape))
-    return mixed
+    return contract(trace, f"{shared}MN,{shared}ND->{shared}MD", replace(scores, averages=True), value)
 
 
 def contract(trace: Trace, equation: str, a: Tagged, b: Tagged) -> Tagged:
@@ -104,9 +99,14 @@ def contract(trace: Trace, equation: str, a: Tagged, b: Tagged) -> Tagged:
     if ids is None:
         return trace.unknown(a, b, why="mixes channels")  # type: ignore[no-any-return]
     axes = [order.index(letter) for letter in out]
-    nothing = product.zero.flatten(len(out)).all(-1) if len(order) > len(out) else product.zero
-    value = torch.where(nothing, 0.0, torch.nan).double().permute(axes)
-    return Tagged(ids.reshape(ids.shape[: len(out)]).permute(axes).expand(shape), collapse(value.expand(shape)))
+    summed = order[len(out) :]
+    nothing = product.zero.flatten(len(out)).all(-1) if summed else product.zero
+    value = torch.where(nothing, 0.0, torch.nan).double()
+    if a.averages and summed == left[-1]:  # weights that sum to 1: what is the same at all positions stays as it is
+        same = _lifted(squash(b.value), right, order)
+        value = torch.where(same.isnan().squeeze(-1), value, same.squeeze(-1)) if same.shape[-1] == 1 else value
+    ids = ids.reshape(ids.shape[: len(out)])
+    return Tagged(ids.permute(axes).expand(shape), collapse(value.permute(axes).expand(shape)))
 
 
 def _lifted(tensor: Tensor, letters: str, order: str) -> Tensor:

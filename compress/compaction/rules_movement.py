@@ -6,6 +6,7 @@ are written in it are rewritten afterwards where they must (`rewrite.py`).
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,15 +24,26 @@ def moved(x: Tagged, move: Callable[[Tensor], Tensor]) -> Tagged:
 
 @rule(
     aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.swapaxes, aten.movedim, aten.squeeze,
-    aten.unsqueeze, aten.flatten, aten.flip, aten.expand_as, aten.alias, aten.detach, aten.contiguous,
+    aten.unsqueeze, aten.flatten, aten.flip, aten.expand_as, aten.ravel,
+    aten.swapdims, aten.moveaxis, aten.adjoint, aten.mH, aten.diagonal, aten.unfold,
     is_view=True, moves=True,
 )  # fmt: skip
-@rule(aten.clone, aten.lift_fresh_copy, moves=True)
+@rule(
+    aten.rot90, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.native_channel_shuffle,
+    moves=True,
+)  # fmt: skip
 def move(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
     """Movements that follow the tensor's own sizes."""
     if trace.target.overloadpacket is aten.expand_as:
         return moved(x, lambda t: t.expand(trace.shape))
     return moved(x, lambda t: trace.target(t, *args, **kwargs))
+
+
+@rule(aten.alias, aten.detach, aten.contiguous, is_view=True, moves=True)
+@rule(aten.clone, aten.lift_fresh_copy, moves=True)
+def same(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
+    """The same elements in the same places."""
+    return replace(x)
 
 
 @rule(aten.to, aten._to_copy, aten.type_as, is_view=True)
@@ -40,13 +52,13 @@ def convert(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
     dtype = trace.node.meta["val"].dtype
     rounded = x.value if dtype.is_floating_point else x.value.nan_to_num().to(dtype).to(torch.float64)
     value = rounded if dtype == x.dtype else torch.where(x.value.isnan(), torch.nan, rounded.to(dtype).double())
-    return Tagged(x.ids, value)
+    return Tagged(x.ids, value, averages=x.averages)
 
 
 @rule(aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout, is_view=True)
 def dropout(trace: Trace, x: Tagged, p: float, train: bool) -> Any:
     """The identity in evaluation mode."""
-    return trace.unknown(x) if train else Tagged(x.ids, x.value)
+    return trace.unknown(x) if train else replace(x)
 
 
 @rule(aten._assert_tensor_metadata)
@@ -54,7 +66,15 @@ def assertion(trace: Trace, *args: Any, **kwargs: Any) -> None:
     """A check of number type and device, nothing flows through it."""
 
 
-@rule(aten.cat, aten.concat, aten.stack)
+@rule(aten.native_dropout)
+def native_dropout(trace: Trace, x: Tagged, p: float, train: bool | None) -> Any:
+    """The identity in evaluation mode, and a mask of ones."""
+    if train:
+        return trace.unknown(x)
+    return replace(x), Tagged(x.ids, torch.ones((), dtype=torch.float64).expand(trace.shape))
+
+
+@rule(aten.cat, aten.concat, aten.concatenate, aten.stack)
 def cat(trace: Trace, tensors: Sequence[Tagged], dim: int = 0) -> Tagged:
     """Ids side by side."""
     return Tagged(_join(trace, [t.ids for t in tensors], dim), _join(trace, [t.value for t in tensors], dim))
@@ -78,7 +98,16 @@ def roll(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Tagged:
     return moved(x, lambda t: trace.target(t, *args, **kwargs))
 
 
-@rule(aten.chunk, aten.split, aten.split_with_sizes, aten.tensor_split, aten.unbind, is_view=True, moves=True)
+@rule(aten.hstack, aten.vstack, aten.dstack)
+def stacked(trace: Trace, tensors: Sequence[Tagged]) -> Tagged:
+    """Ids side by side along the axis that the operator's name stands for."""
+    return Tagged(collapse(trace.target([t.ids for t in tensors])), collapse(trace.target([t.value for t in tensors])))
+
+
+@rule(
+    aten.chunk, aten.split, aten.split_with_sizes, aten.tensor_split, aten.unbind, aten.hsplit, aten.vsplit,
+    is_view=True, moves=True,
+)  # fmt: skip
 def split(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> tuple[Tagged, ...]:
     """Pieces along one axis."""
     pieces = zip(trace.target(x.ids, *args, **kwargs), trace.target(x.value, *args, **kwargs), strict=True)
@@ -92,6 +121,14 @@ def pick(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
         return trace.unknown(x, why="picks positions that depend on the input")
     args = tuple(a.value.to(a.dtype) if isinstance(a, Tagged) else a for a in args)
     return moved(x, lambda t: trace.target(t, *args, **kwargs))
+
+
+@rule(aten.repeat_interleave, moves=True)
+def repeat_interleave(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
+    """Every position along one axis several times over."""
+    if trace.target._overloadname == "Tensor":  # numbers of repeats to positions
+        return trace.unknown(x)
+    return pick(trace, x, *args, **kwargs)
 
 
 @rule(aten.index)
@@ -109,7 +146,7 @@ def index(trace: Trace, x: Tagged, indices: Sequence[Tagged | None]) -> Any:
     return Tagged(collapse(picked), collapse(value))
 
 
-@rule(aten.expand, aten.repeat, aten.tile, is_view=True, moves=True)
+@rule(aten.expand, aten.broadcast_to, aten.repeat, aten.tile, is_view=True, moves=True)
 def spread(trace: Trace, x: Tagged, sizes: Sequence[int], **kwargs: Any) -> Any:
     """Copies along an axis."""
     return moved(x, lambda t: trace.target(t, sizes, **kwargs))
@@ -121,7 +158,8 @@ def view(trace: Trace, x: Tagged, *args: Any) -> Any:
     """A new shape."""
     if isinstance(args[0], torch.dtype):
         return trace.unknown(x)
-    return Tagged(reshaped(x.ids, trace.shape), reshaped(x.value, trace.shape))
+    same_rows = x.averages and x.ids.shape[-1:] == trace.shape[-1:]
+    return Tagged(reshaped(x.ids, trace.shape), reshaped(x.value, trace.shape), averages=same_rows)
 
 
 def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:

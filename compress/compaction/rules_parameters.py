@@ -1,5 +1,6 @@
 """Operators with weights: convolution and linear read channels and make new ones, normalisation ties them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,22 +72,16 @@ def convolution(
     if groups == 1:
         cols = trace.slot(weight.source, 1, cols)
     else:
-        tie_groups(trace, weight.source, rows, cols, groups)
-    values = trace.tensors[weight.source]
+        tie_groups(trace, weight.source, rows, cols, groups, inside=cols)
     axes = x.ids.dim() - 2
     same = isinstance(padding, str)
-    geometry = (
-        listed(stride, axes),
-        padding if same else listed(padding, axes),
-        listed(dilation, axes),
-        groups,
-    )
+    geometry = (listed(stride, axes), padding if same else listed(padding, axes), listed(dilation, axes), groups)
     use = trace.add(
         Use(
             weight=weight.source,
             rows=rows,
             cols=cols,
-            values=values,
+            values=trace.tensors[weight.source],
             groups=groups,
             maps=channel_rows(x.value, 1),
             padded=padding == "same" or (not same and any(listed(padding, axes))),
@@ -94,26 +89,102 @@ def convolution(
             fold=fold_target(trace, weight.source, bias),
         )
     )
-    value = constant_maps(trace, x, values, use, geometry)
-    value = value + bias_values(trace, bias, rows).reshape(-1, *[1] * axes)
-    return Tagged(rows.reshape(-1, *[1] * axes).expand(trace.shape), collapse(value).expand(trace.shape))
+    return convolved(trace, x, use, bias, lambda maps, weight: trace.target(maps, weight, None, *geometry))
 
 
-def constant_maps(trace: Trace, x: Tagged, values: Tensor, use: Use, geometry: tuple[Any, ...]) -> Tensor:
+@rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d, takes_parameters=True)
+def transposed_convolution(
+    trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Any:  # fmt: skip
+    """y[n, o, s * p + q, ...] = sum_i x[n, i, p, ...] * weight[i, o, q, ...] + bias[o], summed over p and q.
+
+    How many p meet at a position depends on it, so that a constant rarely gives a constant.
+    """
+    if weight.source is None or (bias is not None and bias.source is None) or x.ids.dim() != weight.ids.dim():
+        return trace.unknown(x, weight, bias, why=COMPUTED)
+    x = trace.open(x)
+    cols = trace.slot(weight.source, 0, trace.vector(x, 1))
+    rows = trace.slot(weight.source, 1) if groups == 1 else trace.ids.fresh(trace.shape[1])
+    if bias is not None:
+        trace.slot(str(bias.source), 0, rows)
+    if groups > 1:
+        tie_groups(trace, weight.source, rows, cols, groups, inside=rows)
+    axes = x.ids.dim() - 2
+    geometry = [listed(number, axes) for number in (stride, padding, output_padding)]
+    spread = listed(dilation, axes)
+    pointwise = (*geometry[0], *weight.ids.shape[2:]) == (1,) * 2 * axes and not any(geometry[1] + geometry[2])
+    use = trace.add(
+        Use(
+            weight=weight.source,
+            rows=rows,
+            cols=cols,
+            values=other_way_round(trace.tensors[weight.source], groups),
+            groups=groups,
+            maps=channel_rows(x.value, 1),
+            padded=not pointwise,
+            mergeable=groups == 1 and called_once(trace, weight.source),
+            fold=fold_target(trace, weight.source, bias),
+            out_axis=1,
+        )
+    )
+    use.positions = x.ids.shape.numel() // (cols.numel() * trace.batch)  # a weight is used once per input position
+
+    def convolve(maps: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = trace.target(maps, other_way_round(weight, groups), None, *geometry, groups, spread)
+        return result
+
+    return convolved(trace, x, use, bias, convolve)
+
+
+def other_way_round(weight: Tensor, groups: int) -> Tensor:
+    """(in, out / groups, kernel...) as (out, in / groups, kernel...) and back.
+
+    >>> other_way_round(torch.zeros(6, 2, 3), 3).shape
+    torch.Size([6, 2, 3])
+    >>> other_way_round(torch.zeros(6, 5, 3), 1).shape
+    torch.Size([5, 6, 3])
+    """
+    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def convolved(
+    trace: Trace, x: Tagged, use: Use, bias: Tagged | None, convolve: Callable[[Tensor, Tensor], Tensor]
+) -> Tagged:
+    """The rows of a convolution with what is known of them; `convolve` takes maps and weights."""
+    beyond = (-1, *[1] * (x.ids.dim() - 2))
+    value = constant_maps(x, use, convolve) + bias_values(trace, bias, use.rows).reshape(beyond)
+    return Tagged(use.rows.reshape(beyond).expand(trace.shape), collapse(value).expand(trace.shape))
+
+
+def constant_maps(x: Tagged, use: Use, convolve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """What each row gives where it depends on no input, shape (n or 1, rows, ...); NaN elsewhere."""
     constant = use.constant
     flat = torch.where(constant, 0.0, torch.nan).double().reshape(1, -1, *[1] * (x.ids.dim() - 2))
     if not (bool(use.known.any()) and bool(use.reads[constant].any())):
         return flat
     maps = x.value.narrow(0, 0, 1) if x.value.stride(0) == 0 else x.value
-    if geometry[-1] == 1:  # only the rows and columns that matter: a whole convolution in float64 is dear
-        maps, picked = maps[:, use.known], values[constant][:, use.known].double()
-        result = trace.target(maps, picked, None, *geometry)
+    if use.groups == 1:  # only the rows and columns that matter: a whole convolution in float64 is dear
+        result = convolve(maps[:, use.known], use.values[constant][:, use.known].double())
         full = flat.expand(result.shape[0], -1, *result.shape[2:]).clone()
         full[:, constant] = result
         return full
-    whole: Tensor = trace.target(maps.nan_to_num(), values.double(), None, *geometry)
-    return whole + flat
+    return convolve(maps.nan_to_num(), use.values.double()) + flat
+
+
+@rule(aten.embedding, takes_parameters=True)
+def embedding(trace: Trace, weight: Tagged, indices: Tagged, *_: Any) -> Any:
+    """y[..., c] = weight[indices[...], c]: a column of equal numbers is a constant."""
+    if weight.source is None:
+        return trace.unknown(weight, indices, why=COMPUTED)
+    trace.freeze_all(indices)
+    channels = trace.slot(weight.source, 1)
+    table = trace.tensors[weight.source].double()
+    if indices.known:
+        value = aten.embedding.default(table, squash(indices.value).long())
+    else:
+        value = torch.where((table == table[:1]).all(0), table[0], torch.nan)
+    return Tagged(channels.expand(trace.shape), collapse(value.expand(trace.shape)))
 
 
 def row_ids(trace: Trace, weight: str, bias: Tagged | None) -> Tensor:
@@ -150,98 +221,18 @@ def fold_target(trace: Trace, weight: str, bias: Tagged | None) -> FoldTarget | 
     return FoldTarget(f"{path}.bias".lstrip("."), 1.0) if plain and trace.calls[weight] == 1 else None
 
 
-def tie_groups(trace: Trace, weight: str, rows: Tensor, cols: Tensor, groups: int) -> None:
+def tie_groups(trace: Trace, weight: str, rows: Tensor, cols: Tensor, groups: int, *, inside: Tensor) -> None:
     """Keep a grouped convolution legal by the finer of two ways.
 
     Many narrow groups (depthwise): a group goes as a whole, with its inputs and outputs. Few wide groups
-    (AlexNet): every group loses the same positions.
+    (AlexNet): every group loses the same positions; axis 1 of the weight is as long as one group of `inside`.
     """
     by_group, ins = rows.reshape(groups, -1), cols.reshape(groups, -1)
     if groups < ins.shape[1]:
         trace.ids.tie(by_group[:1].expand_as(by_group), by_group)
         trace.ids.tie(ins[:1].expand_as(ins), ins)
-        trace.slot(weight, 1, ins[0])
+        trace.slot(weight, 1, inside.reshape(groups, -1)[0])
         return
     for part in (by_group, ins):
         trace.ids.tie(by_group[:, :1].expand_as(part), part)
     trace.groups[weight] = groups
-
-
-@rule(aten.batch_norm, takes_parameters=True)
-def batch_norm(
-    trace: Trace, x: Tagged, weight: Tagged | None, bias: Tagged | None, mean: Tagged | None,
-    var: Tagged | None, training: bool, momentum: float, eps: float, *_: Any,
-) -> Any:  # fmt: skip
-    """(x - mean) / sqrt(var + eps) * weight + bias; a zero weight makes a constant of any input."""
-    x = trace.open(x)
-    given = [tagged for tagged in (weight, bias, mean, var) if tagged is not None]
-    if any(tagged.source is None for tagged in given):
-        return trace.unknown(x, *given, why=COMPUTED)
-    channels = trace.vector(x, 1)
-    for tagged in given:
-        trace.slot(str(tagged.source), 0, channels)
-    shape = (-1, *[1] * (x.ids.dim() - 2))
-    gamma = weight.value.double().reshape(shape) if weight is not None else torch.ones((), dtype=torch.float64)
-    beta = bias.value.double().reshape(shape) if bias is not None else torch.zeros((), dtype=torch.float64)
-    if training or mean is None or var is None:
-        normal = torch.full((), torch.nan, dtype=torch.float64)  # statistics of the batch
-    else:
-        normal = (squash(x.value) - mean.value.double().reshape(shape)) / (
-            var.value.double().reshape(shape) + eps
-        ).sqrt()
-        redirect_fold(trace, mean)
-    value = torch.where(gamma == 0, 0.0, normal * gamma) + beta
-    return Tagged(x.ids, value.expand(trace.shape))
-
-
-def redirect_fold(trace: Trace, mean: Tagged) -> None:
-    """A convolution without bias that feeds only this layer folds into running_mean: no new parameter."""
-    producer = trace.node.args[0]
-    use = trace.use_at.get(producer)  # type: ignore[arg-type]  # a node by the operator's schema
-    name = str(mean.source)
-    if use is None or name in trace.fixed or trace.calls[name] != 1 or trace.calls[use.weight] != 1:
-        return
-    has_bias = use.fold is not None and use.fold.name in trace.tensors
-    if not has_bias and len(producer.users) == 1:  # type: ignore[union-attr]
-        use.fold = FoldTarget(name, -1.0)
-
-
-@rule(aten.layer_norm, takes_parameters=True)
-def layer_norm(
-    trace: Trace,
-    x: Tagged,
-    shape: list[int],
-    weight: Tagged | None = None,
-    bias: Tagged | None = None,
-    *_: Any,
-) -> Any:
-    """Normalised over the last axes: without a channel the others change, so none goes exactly."""
-    x = trace.open(x)
-    axes = range(x.ids.dim() - len(shape), x.ids.dim())
-    given = [tagged for tagged in (weight, bias) if tagged is not None]
-    if any(tagged.source is None for tagged in given):
-        return trace.unknown(x, *given, why=COMPUTED)
-    trace.mix(x, axes)
-    channels = [axis for axis in axes if x.vary(axis)]
-    if channels and len(axes) == 1 and not any(x.vary(axis) for axis in range(axes[0])):
-        for tagged in given:
-            trace.slot(str(tagged.source), 0, trace.vector(x, axes[0]))
-    elif channels:
-        trace.freeze_all(given)
-        if len(axes) > 1:
-            trace.ids.freeze(x.ids)
-    return Tagged(x.ids, torch.full((), torch.nan, dtype=torch.float64).expand(trace.shape))
-
-
-@rule(aten.prelu, takes_parameters=True)
-def prelu(trace: Trace, x: Tagged, weight: Tagged) -> Any:
-    """PReLU, x > 0 ? x : weight[channel] * x; the weight belongs to axis 1, whatever broadcasting says."""
-    x = trace.open(x)
-    if weight.source is None:
-        return trace.unknown(x, weight, why=COMPUTED)
-    slope = weight.value.double()
-    if slope.numel() > 1:
-        trace.slot(weight.source, 0, trace.vector(x, 1))
-        slope = slope.reshape(-1, *[1] * (x.ids.dim() - 2))
-    value = squash(x.value)
-    return Tagged(x.ids, torch.where(value > 0, value, slope * value).expand(trace.shape))

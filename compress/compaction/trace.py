@@ -172,6 +172,13 @@ class Trace:
         self.ids.freeze(b[a == 0], exact_only=True)
         self.links.append(torch.stack([a, b])[:, (a != 0) & (b != 0)])
 
+    def rectangular(self, ids: Tensor) -> None:
+        """What stays of a tensor must be a block: whole rows, columns, ... go."""
+        small = squash(self.ids.classes(ids))
+        several = [axis for axis in range(small.dim()) if varies(small, axis)]
+        for axis in several[:-1]:
+            self.grids.append(Grid((small.movedim(axis, 0).reshape(small.shape[axis], -1),)))
+
     def settle(self, ids: Tensor) -> Tensor:
         """Decide what channels along several axes are, and return ids that say so.
 
@@ -183,8 +190,7 @@ class Trace:
         if len(several) < 2:
             return ids
         if all(_independent(small, axis) for axis in several[:-1]):
-            for axis in several[:-1]:
-                self.grids.append(Grid((small.movedim(axis, 0).reshape(small.shape[axis], -1),)))
+            self.rectangular(small)
             return ids
         keep = max(several, key=lambda axis: _different(small, axis))
         for axis in several:

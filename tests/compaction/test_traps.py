@@ -184,9 +184,7 @@ def test_frozen_by_rule(name: str) -> None:
     assert (8, 8) == outs(result)["conv1"]
 
 
-@pytest.mark.parametrize(
-    ("name", "left"), [("shuffle", 5), ("slice", 4), ("attention", 5), ("roll", 5), ("flip", 5)]
-)
+@pytest.mark.parametrize(("name", "left"), [("shuffle", 5), ("slice", 4), ("attention", 5), ("roll", 5), ("flip", 5)])
 def test_what_the_code_says_of_sizes_and_positions_is_rewritten(name: str, left: int) -> None:
     model, x = body(name, [0, 3, 4])  # the slice leaves out 0 and 1: unread
     result = compact(model, x)
