@@ -96,7 +96,8 @@ def _compaction(run: Run) -> dict[str, Any] | None:
     after = {layer["name"]: layer for layer in parts[-1]["layers"]}
     return {
         "max_error_relative": max(part["max_error_relative"] for part in parts),
-        "dtype": "float64",
+        "dtype": min(part["dtype"] for part in parts),  # float32 before float64: the weaker proof
+        "rewritten": any(part["rewritten"] for part in parts),
         "max_abs_error_shipped": max(part["max_abs_error_shipped"] for part in parts),
         "frozen_operators": sorted({name for part in parts for name in part["frozen_operators"]}),
         "layers": [

@@ -280,6 +280,85 @@ def validate(onnx_file: Path, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="SMALL.onnx", help="File to write."
+)
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Sizes of an input that the file leaves open; a word as the first leaves the batch free. May be repeated.",
+)
+@click.option(
+    "--round-channels",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Keep channel counts at multiples of this where dead channels allow; 8 or 16 may be faster.",
+)
+@click.option("--quiet", is_flag=True, help="Only what went wrong.")
+def compact(onnx_file: Path, output: Path, input_shapes: tuple[str, ...], round_channels: int, quiet: bool) -> None:
+    """Remove from an ONNX file from anyone what zeros made dead, exactly, and prove it in ONNX Runtime.
+
+    Nothing is written unless the new file computes what the given one computes (exit code 3 where it does not, 4
+    where the removal cannot be proved exact).
+    """
+    from rich.console import Console
+
+    from compress.onnx_compaction import compact_file
+    from compress.report.compaction import summary
+
+    outcome = compact_file(onnx_file, output, input_shapes, round_channels=round_channels)
+    if not quiet:
+        summary(outcome, Console(highlight=False))
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--weights", type=click.Path(path_type=Path), help="Look at these weights: safetensors or a state dict.")
+@click.option("--input-shape", metavar="C,H,W", help="Of one input.  [default: what the network is made for]")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="model.options.KEY=VALUE",
+    help="An option of the network, as in prune-and-export.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with a picture of it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the same for tools.")
+@click.option("--quiet", is_flag=True, help="Only the totals and what went wrong.")
+def inspect(model: str, html: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Say what can be pruned: the layers of a network, which channels can only go together, and what stays.
+
+    MODEL is a built-in name, torchvision:NAME, file.py:Factory or package.module:Factory. Nothing is trained.
+    """
+    from rich.console import Console
+
+    from compress.inspection import Question, answer
+    from compress.report import inspection
+    from compress.report.html import write_inspection
+    from compress.report.store import to_json
+
+    if html is not None and not html.absolute().parent.is_dir():
+        raise UsageError(f"--html {html}: there is no folder {html.absolute().parent}; make it or choose another file")
+    found = answer(Question(model, **options))
+    if html is not None:
+        write_inspection(found, html)
+    if as_json:
+        click.echo(to_json(found), nl=False)
+        return
+    width = None if sys.stdout.isatty() else inspection.PIPE_WIDTH
+    inspection.summary(found, Console(highlight=False, width=width), quiet=quiet)
+
+
+@main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 def report(directory: Path) -> None:
     """Print a run's summary again and rewrite its report.html from report.json."""

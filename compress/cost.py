@@ -60,8 +60,26 @@ def positions(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     {'weight': 12}
     """
     parameters = dict(model.named_parameters())
-    weights = {name: parameters[name] for name in prunable(model)}
-    counter = _Counter(weights)
+    return {name: count // parameters[name].numel() for name, count in _counted(model, input_shape).macs.items()}
+
+
+def execution_order(model: nn.Module, input_shape: Sequence[int]) -> tuple[str, ...]:
+    """Name the prunable parameters in the order in which one input meets them; unused ones come last.
+
+    Raises:
+        UsageError: the model does not take this input.
+
+    >>> execution_order(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)), (3,))
+    ('0.weight', '1.weight')
+    """
+    counter = _counted(model, input_shape)
+    return tuple(dict.fromkeys([*counter.met, *counter.macs]))
+
+
+def _counted(model: nn.Module, input_shape: Sequence[int]) -> "_Counter":
+    """The counter after one input of zeros."""
+    parameters = dict(model.named_parameters())
+    counter = _Counter({name: parameters[name] for name in prunable(model)})
     some = next(model.parameters(), torch.empty(0))
     example = torch.zeros(1, *input_shape, dtype=some.dtype, device=some.device)
     try:
@@ -73,7 +91,7 @@ def positions(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
             f"the model does not take an input of shape {tuple(example.shape)}: {reason}; "
             "check that model and data belong together"
         ) from error
-    return {name: counter.macs[name] // weight.numel() for name, weight in weights.items()}
+    return counter
 
 
 def macs(model: nn.Module, input_shape: Sequence[int]) -> int:
@@ -115,6 +133,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.macs = dict.fromkeys(weights, 0)
+        self.met: list[str] = []
         self._names = {_storage(weight): name for name, weight in weights.items()}
 
     def __torch_dispatch__(
@@ -127,6 +146,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 name = self._names.get(_storage(args[operand]))
                 if name is not None:
                     self.macs[name] += count(out, *args)
+                    self.met.append(name)
         return out
 
 

@@ -176,6 +176,8 @@ def compaction(run: Run, number: int, before: Payload) -> Payload:
         payload = _payload(run, run.task(result.model), attributes, [])
         payload["compaction"] = {
             "max_error_relative": result.max_error_relative,
+            "dtype": result.proof_dtype,
+            "rewritten": result.rewritten,
             "max_abs_error_shipped": result.max_abs_error,
             "frozen_operators": list(result.frozen_operators),
             "channels_removed": result.channels_removed,

@@ -5,7 +5,7 @@ A method ranks units and never asks which kind they are. A layer's units form a 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -136,20 +136,13 @@ class ChannelUnits(Units):
         dense_weights: int,
         dense_macs: int,
     ) -> "ChannelUnits":
-        """Gather groups into blocks; a block is named after the first layer that produces its channels."""
-        kinds: dict[tuple[tuple[str, int, bool], ...], list[ChannelGroup]] = {}
-        for group in groups:
-            made = any(s.producer and s.name in positions for s in group.slices)
-            if group.removable_exactly and made:
-                kind = tuple(sorted({(s.name, s.axis, s.producer) for s in group.slices if s.name in values}))
-                kinds.setdefault(kind, []).append(group)
-        layers: dict[str, list[Slot]] = {}
-        sizes: dict[str, int] = {}
-        for kind, members in kinds.items():
-            producer = next(s.name for s in members[0].slices if s.producer and s.name in positions)
-            name = _unused(layer_name(producer), layers)
-            layers[name] = [_slot(members, values, *key) for key in kind]
-            sizes[name] = len(members)
+        """Gather the groups that can be removed exactly into blocks."""
+        blocks = gather([group for group in groups if group.removable_exactly], values, positions)
+        layers = {
+            name: [_slot(members, values, *key) for key in _kind(members[0], values)]
+            for name, members in blocks.items()
+        }
+        sizes = {name: len(members) for name, members in blocks.items()}
         shapes = {name: value.shape for name, value in values.items()}
         return cls(layers, sizes, shapes, positions, dense_weights, dense_macs)
 
@@ -204,6 +197,39 @@ class ChannelUnits(Units):
                     key = (slot.name, slot.axis)
                     kept[key] = kept[key] & now if key in kept else now
         return kept
+
+
+def gather(
+    groups: Sequence[ChannelGroup], values: Mapping[str, object], weights: Collection[str]
+) -> dict[str, list[ChannelGroup]]:
+    """Groups that cut the same axes of the same tensors, as blocks.
+
+    A block is named after the first layer that produces its channels; a group that none of the weights produces
+    belongs to no block.
+
+    Args:
+        groups: the first of a block decides the block's place.
+        values: tensors that tell blocks apart, by name.
+        weights: names of the prunable weights.
+    """
+    kinds: dict[tuple[tuple[str, int, bool], ...], list[ChannelGroup]] = {}
+    for group in groups:
+        if _producer(group, weights) is not None:
+            kinds.setdefault(_kind(group, values), []).append(group)
+    blocks: dict[str, list[ChannelGroup]] = {}
+    for members in kinds.values():
+        blocks[_unused(layer_name(_producer(members[0], weights) or ""), blocks)] = members
+    return blocks
+
+
+def _producer(group: ChannelGroup, weights: Collection[str]) -> str | None:
+    """The first prunable weight that makes the channels of a group."""
+    return next((s.name for s in group.slices if s.producer and s.name in weights), None)
+
+
+def _kind(group: ChannelGroup, values: Mapping[str, object]) -> tuple[tuple[str, int, bool], ...]:
+    """What a group cuts: which axes of which tensors."""
+    return tuple(sorted({(s.name, s.axis, s.producer) for s in group.slices if s.name in values}))
 
 
 def _slot(groups: Sequence[ChannelGroup], values: Values, name: str, axis: int, producer: bool) -> Slot:

@@ -25,6 +25,8 @@ UPWARDS = {
     ),
     "compress.rounds": ("compress.stages", "compress.pipeline", "compress.cli", "compress.validation"),
     "compress.pipeline": ("compress.cli",),
+    "compress.onnx_import": ("compress.onnx_compaction", "compress.compaction", "compress.pipeline", "compress.cli"),
+    "compress.onnx_compaction": ("compress.pipeline", "compress.cli"),
 }
 """Modules and what lies above them."""
 
@@ -86,7 +88,7 @@ def breaches(sources: Mapping[str, str]) -> list[str]:
             forbidden += ["compress", "compress_exporters"]
         if within(module, "compress_exporters"):
             forbidden += ["compress", "compress_models"]
-        if within(module, "compress") and module != "compress.pipeline":
+        if within(module, "compress") and module not in ("compress.pipeline", "compress.onnx_compaction"):
             forbidden += ["compress_exporters"]
         if any(within(module, low) for low in LOWEST):
             forbidden += ABOVE_LOWEST

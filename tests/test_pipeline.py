@@ -329,6 +329,48 @@ def test_channels_alone(user: Project, tmp_path: Path) -> None:
     assert found["pruned"]["size_bytes"] < found["dense"]["size_bytes"]
 
 
+WRITTEN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    \"\"\"Sizes written in the code, a gate that splits channels, two attention heads.\"\"\"
+
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 3, stride=2)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.fc = nn.Linear(72, num_classes)
+
+    def forward(self, x):
+        value, gate = self.conv(x).chunk(2, 1)
+        x = (value * torch.sigmoid(gate)).view(-1, 8, 9).transpose(1, 2)
+        q, k, v = self.qkv(x).view(-1, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.fc((x + self.out(mixed.transpose(1, 2).reshape(-1, 9, 8))).flatten(1))
+"""
+
+
+def test_a_network_with_sizes_written_in_its_code_needs_no_editing(
+    user: Project, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "written.py").write_text(WRITTEN)
+    words = user.words(recipe, "--set", "prune.0.budget.macs=0.5", "--out", tmp_path / "run")
+    words[words.index("--model") + 1] = f"{tmp_path / 'written.py'}:Net"
+    ended = invoke(*words)
+    assert 0 == ended.exit_code, ended.output
+    found = report_of(tmp_path / "run")
+    assert found["compaction"]["rewritten"]
+    assert found["parity"]["passed"]
+    assert found["pruned"]["macs"] < 0.6 * found["dense"]["macs"]
+    before = (tmp_path / "run" / "model.onnx").read_bytes()
+    (tmp_path / "run" / "model.onnx").unlink()
+    again = invoke(*words)  # rebuilt from the stored forward pass
+    assert 0 == again.exit_code, again.output
+    assert before == (tmp_path / "run" / "model.onnx").read_bytes()
+
+
 def test_no_pruning_delivers_the_dense_model(user: Project, tmp_path: Path) -> None:
     (tmp_path / "plain.toml").write_text("prune = []\n")
     ended = invoke(*user.words(tmp_path / "plain.toml", "--out", tmp_path / "run"))

@@ -8,12 +8,12 @@ from torch import nn
 
 from compress.compaction.attempt import Attempt, Decision, Subject, carry_out
 from compress.compaction.forward import install, to_data
-from compress.compaction.graph import Graph, load, reference_copy, values
+from compress.compaction.graph import Graph, leaf_tensors, load, reference_copy, values
 from compress.compaction.inputs import Example, ExampleInputs, random_inputs
 from compress.compaction.liveness import Liveness
 from compress.compaction.narrow import Attributes, make_plan, narrowed
 from compress.compaction.trace import Analysis
-from compress.compaction.verify import largest_difference, prove
+from compress.compaction.verify import differences, prove
 from compress.errors import UsageError
 
 
@@ -56,13 +56,25 @@ class Compaction:
     attributes: Attributes
 
 
-def compact(model: nn.Module, example_inputs: ExampleInputs, *, round_to: int = 1) -> Compaction:
+@dataclass(frozen=True)
+class Exported:
+    """A model's graph, to be used again after its weights have changed (a pruning loop exports once).
+
+    `compact`, `channel_groups` and `remove` take it in place of example inputs.
+    """
+
+    example: Example
+    graph: Graph
+    shapes: dict[str, tuple[int, ...]]
+
+
+def compact(model: nn.Module, example_inputs: ExampleInputs | Exported, *, round_to: int = 1) -> Compaction:
     """Cut every channel that no output depends on, fold constant ones into biases; exact in evaluation mode.
 
     Args:
         model: any network that torch.export can follow; it is not changed.
         example_inputs: one tensor; a tuple of positional inputs; a dictionary of keyword inputs; or a pair of
-            both. As the model takes them, on the model's device.
+            both. As the model takes them, on the model's device. Or what `exported` returned.
         round_to: keep a multiple of this many output channels per layer where dead channels allow it.
 
     Raises:
@@ -72,8 +84,7 @@ def compact(model: nn.Module, example_inputs: ExampleInputs, *, round_to: int = 
     """
     if round_to < 1:
         raise UsageError(f"round_to must be 1 or more, got {round_to}")
-    example = Example.of(example_inputs)
-    subject = prepared(model, example)
+    example, subject = prepared(model, example_inputs)
     tensors = values(subject.model)
 
     def decide(analysis: Analysis) -> Decision:
@@ -97,12 +108,36 @@ def compact(model: nn.Module, example_inputs: ExampleInputs, *, round_to: int = 
     )
 
 
-def prepared(model: nn.Module, example: Example) -> Subject:
-    """The reference copy of a model with its graph."""
+def exported(model: nn.Module, example_inputs: ExampleInputs) -> Exported:
+    """Export a model's graph once; it holds no weights.
+
+    Raises:
+        CompactionError: torch.export cannot follow the model.
+        UsageError: no example input is given.
+    """
+    example, subject = prepared(model, example_inputs)
+    return Exported(example, subject.graph, _shapes(model))
+
+
+def prepared(model: nn.Module, inputs: ExampleInputs | Exported) -> tuple[Example, Subject]:
+    """The example, and the reference copy of a model with its graph; UsageError if the graph is another model's."""
+    given = inputs if isinstance(inputs, Exported) else None
+    if given is not None and given.shapes != _shapes(model):
+        raise UsageError("the exported graph belongs to a model of other shapes; export this one")
+    example = Example.of(inputs) if not isinstance(inputs, Exported) else inputs.example
     reference = reference_copy(model)
+    own = reference_inputs(reference, example)
+    return example, Subject(reference, own, load(reference, own) if given is None else given.graph)
+
+
+def reference_inputs(reference: nn.Module, example: Example) -> Example:
+    """The example as a reference copy takes it."""
     typical = next((p.dtype for p in reference.parameters() if p.dtype.is_floating_point), None)
-    inputs = example.reference(typical or example.tensors[0].dtype)
-    return Subject(reference, inputs, load(reference, inputs))
+    return example.reference(typical or example.tensors[0].dtype)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in leaf_tensors(model).items()}
 
 
 def applied(model: nn.Module, attempt: Attempt) -> tuple[nn.Module, Attributes]:
@@ -119,7 +154,7 @@ def shipped_error(model: nn.Module, result: nn.Module, example: Example) -> floa
     device = next((tensor.device for tensor in model.parameters()), example.tensors[0].device)
     placed = example.map(lambda tensor: tensor.detach().to(device))
     original, final = copy.deepcopy(model).eval(), copy.deepcopy(result).eval()
-    return largest_difference(placed.run(original), placed.run(final))
+    return max(differences(placed.run(original), placed.run(final)), default=0.0)
 
 
 def layer_changes(before: nn.Module, after: nn.Module) -> Sequence[LayerChange]:

@@ -40,7 +40,7 @@ class Graph:
     nodes: ATen operators in execution order.
     leaves: placeholder -> parameter or buffer; tied ones share one name.
     constants: placeholder -> a tensor written in the code.
-    owners: parameter or buffer -> the module that holds it.
+    owners: parameter or buffer -> the class of the module that holds it.
     fixed: buffers that a saved state would not bring back; they keep their shape.
     """
 
@@ -51,7 +51,7 @@ class Graph:
     nodes: tuple[Node, ...]
     leaves: dict[str, str]
     constants: dict[str, Tensor]
-    owners: dict[str, nn.Module]
+    owners: dict[str, type[nn.Module]]
     fixed: frozenset[str]
 
     @cached_property
@@ -121,7 +121,7 @@ def load(model: nn.Module, example: Example, *, any_batch: bool = False) -> Grap
         nodes=tuple(program.graph.nodes),
         leaves={name: names[target] for name, target in leaves.items()},
         constants={name: value for name, value in constants.items() if isinstance(value, Tensor)},
-        owners={name: model.get_submodule(name.rpartition(".")[0]) for name in set(names.values())},
+        owners={name: type(model.get_submodule(name.rpartition(".")[0])) for name in set(names.values())},
         fixed=frozenset(name for name in names.values() if name not in saved),
     )
 

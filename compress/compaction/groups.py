@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.compaction.compact import prepared
+from compress.compaction.compact import Exported, prepared
 from compress.compaction.graph import analyse, values
-from compress.compaction.inputs import Example, ExampleInputs
+from compress.compaction.inputs import ExampleInputs
 from compress.compaction.liveness import columns_of
 from compress.compaction.trace import Analysis
 
@@ -47,7 +47,7 @@ class Survey:
     frozen_operators: tuple[str, ...]
 
 
-def channel_groups(model: nn.Module, example_inputs: ExampleInputs) -> list[ChannelGroup]:
+def channel_groups(model: nn.Module, example_inputs: ExampleInputs | Exported) -> list[ChannelGroup]:
     """The groups that can be cut, in the order of the model's parameters; the model is not changed.
 
     Raises:
@@ -57,9 +57,9 @@ def channel_groups(model: nn.Module, example_inputs: ExampleInputs) -> list[Chan
     return survey(model, example_inputs).groups
 
 
-def survey(model: nn.Module, example_inputs: ExampleInputs) -> Survey:
+def survey(model: nn.Module, example_inputs: ExampleInputs | Exported) -> Survey:
     """`channel_groups`, with the operators that limit them."""
-    subject = prepared(model, Example.of(example_inputs))
+    _, subject = prepared(model, example_inputs)
     tensors = values(subject.model)
     analysis = in_groups(analyse(subject.graph, tensors))
     table = removable_slices(analysis, subject.model)

@@ -15,13 +15,13 @@ from compress.compaction.attempt import (
     refuse_hidden_parts,
     rewritten,
 )
-from compress.compaction.compact import LayerChange, applied, layer_changes, prepared
+from compress.compaction.compact import Exported, LayerChange, applied, layer_changes, prepared
 from compress.compaction.graph import analyse, values
 from compress.compaction.groups import ChannelGroup, in_groups
-from compress.compaction.inputs import Example, ExampleInputs, random_inputs
+from compress.compaction.inputs import ExampleInputs, random_inputs
 from compress.compaction.narrow import Attributes, narrowed, plan_cut
 from compress.compaction.trace import Analysis
-from compress.compaction.verify import TOLERANCES, largest_difference
+from compress.compaction.verify import TOLERANCES, differences
 from compress.errors import CompactionError, UsageError
 
 
@@ -36,7 +36,7 @@ class Removal:
     attributes: Attributes
 
 
-def remove(model: nn.Module, example_inputs: ExampleInputs, groups: Sequence[ChannelGroup]) -> Removal:
+def remove(model: nn.Module, example_inputs: ExampleInputs | Exported, groups: Sequence[ChannelGroup]) -> Removal:
     """Cut channel groups from a copy of the model: the function changes, shapes of inputs and outputs do not.
 
     The graph of operators with the channels deleted is what the result must compute; the model's own code is
@@ -51,7 +51,7 @@ def remove(model: nn.Module, example_inputs: ExampleInputs, groups: Sequence[Cha
         UsageError: a group does not belong to this model, or nothing would be left of a layer.
         CompactionError: the model cannot be exported, or no narrower forward pass runs.
     """
-    subject = prepared(model, Example.of(example_inputs))
+    _, subject = prepared(model, example_inputs)
     tensors = values(subject.model)
 
     def decide(analysis: Analysis) -> Decision:
@@ -99,7 +99,7 @@ def _proved(subject: Subject, decide: Decide) -> Attempt:
     def keeps_shapes(narrow: nn.Module) -> float:
         for sample in inputs:
             expected.append(sample.run(narrow))
-            largest_difference(sample.run(subject.model), expected[-1])
+            differences(sample.run(subject.model), expected[-1])
         return 0.0
 
     attempt = rewritten(subject, decide, keeps_shapes)
@@ -111,7 +111,7 @@ def _proved(subject: Subject, decide: Decide) -> Attempt:
     try:
         for sample, wanted in zip(inputs, expected, strict=True):
             scale = max(float(t.abs().max()) for t in wanted if t.numel())
-            if not largest_difference(wanted, sample.run(own)) <= tolerance * scale:
+            if not max(differences(wanted, sample.run(own))) <= tolerance * scale:
                 raise CompactionError("the model's own code computes something else")
         check_training(subject.model, own, subject.example)
     except Exception:  # the user's own code runs here

@@ -138,7 +138,9 @@ class Rewriter:
         """The same operator with arguments that fit."""
         if not self._refuse_missing(node):
             args, kwargs = fit(self, node, self.mapped(node.args), self.mapped(dict(node.kwargs)))
-            self.made[node] = self.result.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+            # another memory format (channels_last) may not allow a view where the example's did
+            target = aten.reshape.default if node.target is aten.view.default else node.target
+            self.made[node] = self.result.call_function(target, args, kwargs)  # type: ignore[arg-type]
 
     def _source(self, node: Node) -> Node | None:
         """The one tensor whose elements this node moves, or None if it does more than that."""
@@ -176,6 +178,9 @@ class Rewriter:
     def _pick(self, node: Node, origin: Node) -> bool:
         """Positions of one axis of an earlier result, all other axes being the same; False if it is more."""
         wanted, positions = self._wanted(node, origin), self._positions(origin)
+        if torch.equal(wanted, positions):  # there and back, as view and flatten: nothing to do in any batch size
+            self.made[node] = self.made[origin]
+            return True
         for axis in range(positions.dim()) if positions.dim() == wanted.dim() and wanted.numel() else ():
             stride = positions.shape[axis + 1 :].numel()
             index = wanted.movedim(axis, 0).reshape(wanted.shape[axis], -1)[:, 0] // stride % positions.shape[axis]

@@ -217,7 +217,7 @@ def fold_target(trace: Trace, weight: str, bias: Tagged | None) -> FoldTarget | 
     if bias is not None and bias.source is not None:
         return FoldTarget(bias.source, 1.0) if trace.calls[bias.source] == 1 else None
     path, _, attribute = weight.rpartition(".")
-    plain = type(trace.owners[weight]) in _WITH_BIAS and attribute == "weight"
+    plain = trace.owners[weight] in _WITH_BIAS and attribute == "weight"
     return FoldTarget(f"{path}.bias".lstrip("."), 1.0) if plain and trace.calls[weight] == 1 else None
 
 

@@ -63,7 +63,7 @@ def _projected(params: Sequence[Tagged]) -> bool:
 
 
 def _start_at_zero(net: "_Net", states: Sequence[Tagged]) -> Tensor:
-    """Units whose initial states are zero, shape (units,); a state with channels is tied, one from the input freezes."""
+    """Units whose initial states are zero, shape (units,); states with channels are tied, those of the input freeze."""
     start = torch.ones(len(net.units), dtype=torch.bool)
     for state in states:
         zero = (channel_rows(state.value, -1) == 0).all(1)

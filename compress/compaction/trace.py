@@ -121,11 +121,11 @@ class Analysis:
 class Trace:
     """The state of a pass; rules talk to it.
 
-    owners: parameter or buffer -> its module. calls: -> number of operators that read it.
+    owners: parameter or buffer -> its module's class. calls: -> number of operators that read it.
     fixed: buffers that keep their shape. tensors: values by name. batch: samples in the example.
     """
 
-    owners: Mapping[str, nn.Module]
+    owners: Mapping[str, type[nn.Module]]
     calls: Mapping[str, int]
     fixed: frozenset[str]
     tensors: Mapping[str, Tensor]

@@ -44,17 +44,28 @@ def _files(report: Report, directory: Path | None) -> list[tuple[str, str]]:
     return [(clean(directory / path) if directory else path, stored) for path, stored in named]
 
 
-def _table(console: Console, columns: Sequence[str], body: Iterable[Sequence[str]]) -> None:
+def _table(
+    console: Console,
+    columns: Sequence[str],
+    body: Iterable[Sequence[str]],
+    *,
+    words: int | None = None,
+    widest: int = MAX_WIDTH,
+) -> None:
+    """Print a table; columns after the first `words` hold numbers: at the right, and never folded."""
     lines = list(body)
     if not lines:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(_sign(console, column), overflow="fold")
+    # a table of numbers needs the room for its words
+    gap = 3 if words is None else 2
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for place, column in enumerate(columns):
+        number = words is not None and place >= words
+        table.add_column(_sign(console, column), overflow="fold", justify="right" if number else "left", no_wrap=number)
     for line in lines:
         table.add_row(*(_cell(console, cell) for cell in line))
     console.print()
-    console.print(table, width=min(MAX_WIDTH, console.width))
+    console.print(table, width=min(widest, console.width))
 
 
 def _cell(console: Console, said: str) -> Text:

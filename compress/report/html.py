@@ -1,10 +1,10 @@
-"""report.html: the whole report for a person, in one file that asks nothing of the network."""
+"""report.html and the page of ``compress inspect``: each one file that asks nothing of the network."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-from compress.report import plots, svg, tables, words, zeros
+from compress.report import coupling, inspection, plots, svg, tables, words, zeros
 from compress.report.fields import Report, clean, value
 from compress.report.store import write_text
 
@@ -20,21 +20,11 @@ def write_html(report: Report, path: Path) -> None:
 
 def render(report: Report) -> str:
     """The page as text. Every string of the report is escaped; what is missing is left out."""
-    # imported here so that the command line starts without a template engine
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("compress", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["tied"] = tied
     drawn = [(sketch, Markup(svg.inline(sketch))) for sketch in plots.sketches(report)]
-    return environment.get_template("report.html.j2").render(
+    return _rendered(
+        "report.html.j2",
         title=words.title(report),
         outcome=words.outcome(report),
         label=words.OUTCOME_LABEL[words.outcome(report)],
@@ -47,6 +37,50 @@ def render(report: Report) -> str:
         tables=[table for make in TABLES if (table := make(report)).rows],
         recipe=recipe_text(report),
     )
+
+
+def write_inspection(report: Report, path: Path) -> None:
+    """Write the page of ``compress inspect`` to `path`; the same answer gives the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_text(render_inspection(report), path)
+
+
+def render_inspection(report: Report) -> str:
+    """The page of ``compress inspect`` as text; every name is escaped."""
+    from markupsafe import Markup
+
+    return _rendered(
+        "inspection.html.j2",
+        title=inspection.title(report),
+        verdict=inspection.verdict(report),
+        totals=inspection.totals(report),
+        headline=inspection.headline(report),
+        picture=Markup(coupling.picture(report)),
+        described=coupling.described(report),
+        inexact=report["groups"] > report["groups_exact"],
+        remarks=inspection.remarks(report),
+        tables=inspection.tables(report, shown=coupling.NAMED),
+        colours=coupling.COLOURS,
+    )
+
+
+def _rendered(template: str, **names: Any) -> str:
+    # imported here so that the command line starts without a template engine
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("compress", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["tied"] = tied
+    return environment.get_template(template).render(**names)
 
 
 TABLES = (

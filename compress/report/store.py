@@ -19,8 +19,17 @@ def write_json(report: Report, path: Path) -> None:
         CompressError: a value JSON cannot hold (NaN, infinity, an array); names where it is.
         RunError: the file cannot be written.
     """
+    write_text(to_json(report), path)
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON text, indented by 2, keys in insertion order.
+
+    Raises:
+        CompressError: a value JSON cannot hold (NaN, infinity, an array); names where it is.
+    """
     _check(report, "")
-    write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", path)
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,7 +67,7 @@ def write_text(text: str, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror}; make room or choose another --out") from None
+        raise RunError(f"cannot write {path}: {error.strerror}; make room or choose another place") from None
 
 
 def _check(value: object, where: str) -> None:

@@ -121,6 +121,10 @@ def proof(report: Report) -> Table:
         (f"Compaction: largest error in {dtype}, of the output's scale", scientific(found)),
         ("Compaction: largest error as shipped", scientific(number(compaction, "max_abs_error_shipped"))),
         (
+            "Compaction: forward pass",
+            "rewritten, because sizes are written in the code" if value(compaction, "rewritten") else "the model's own",
+        ),
+        (
             "Compaction: operators frozen, no rule known",
             listing(frozen) or (UNKNOWN if found is None else "none"),
         ),

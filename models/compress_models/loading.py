@@ -48,6 +48,31 @@ def load(
     return model
 
 
+def input_shape(spec: str, options: Mapping[str, Any] | None = None) -> tuple[int, int, int] | None:
+    """The images a network is made for: (C, H, W); None for the user's own, which do not say.
+
+    Args:
+        spec: as for ``load``.
+        options: as for ``load``; in_channels and input_size of a built-in network count.
+
+    >>> input_shape("lenet5"), input_shape("lenet5", {"in_channels": 3}), input_shape("net.py:Net")
+    ((1, 28, 28), (3, 28, 28), None)
+    """
+    if spec in BUILT_IN:
+        channels, side, _ = BUILT_IN[spec].input_shape
+        given = dict(options or {})
+        channels, side = given.get("in_channels", channels), given.get("input_size", side)
+        return channels, side, side
+    if spec.startswith("torchvision:"):
+        from torchvision import models
+
+        # several weights are published for some networks; the smallest images are what the network was designed for
+        published = models.get_model_weights(spec.removeprefix("torchvision:"))
+        side = min(weights.transforms.keywords["crop_size"] for weights in published)
+        return 3, side, side
+    return None
+
+
 def _factory(spec: str) -> Callable[..., Any]:
     if spec in BUILT_IN:
         return resolve(BUILT_IN[spec].factory)

@@ -1,0 +1,291 @@
+"""``compress compact``: an ONNX file from anyone without what zeros made dead, proved equal in ONNX Runtime.
+
+file -> network -> the same in ONNX Runtime? -> compact -> export -> the same in ONNX Runtime? -> file
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime import InferenceSession
+from torch import Tensor, nn
+
+from compress.compaction import LayerChange, compact
+from compress.cost import macs, weight_count
+from compress.errors import GateError, RunError, UsageError
+from compress.onnx_file import Array, OnnxFile, one_line, open_onnx, session
+from compress.onnx_import import OnnxGraph, OnnxNetwork, read_graph
+from compress.onnx_import.inputs import Input, draw, free_batch, inputs_of
+from compress.validate import TOLERANCES
+from compress_exporters._network import Interface, network_to_onnx
+from compress_exporters._versions import min_ort, opset_of
+from compress_exporters.artifact import ExportError, write_atomically
+
+OLDEST_WRITTEN = 18
+"""PyTorch's exporter writes no older operator set itself."""
+NEWEST_WRITTEN = 23
+
+EXAMPLE_BATCH = 2
+"""A traced batch of 1 would be taken for a constant."""
+OTHER_BATCHES = (8, 1)
+SEEDS = (0, 1, 2)
+
+UNEQUAL_WHOLE_NUMBERS = 1e-3
+"""Share of a whole-number output (an index of a largest element) that rounding may change."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file; pairs are before and after.
+
+    Attributes:
+        removed: whether anything was; if not, the written file is the given one.
+        layers: every convolution and linear layer.
+        weights: numbers in these layers' weights.
+        macs: multiply-accumulates of one sample; None where the inputs are not one image.
+        size_bytes: of the files, tensors outside them included.
+        opset: of the files.
+        min_ort: oldest ONNX Runtime that loads the written file, "1.14" for instance.
+        max_error: the largest difference of an output in ONNX Runtime, relative to the output's largest number.
+        tolerance: what it may be.
+        proved: the error of the proof in float64.
+        frozen: what had to stay, and why.
+    """
+
+    file: Path
+    out: Path
+    removed: bool
+    layers: tuple[LayerChange, ...]
+    weights: tuple[int, int]
+    macs: tuple[int, int] | None
+    size_bytes: tuple[int, int]
+    opset: tuple[int, int]
+    min_ort: str
+    max_error: float
+    tolerance: float
+    proved: float
+    frozen: tuple[str, ...]
+
+
+def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, round_channels: int = 1) -> Outcome:
+    """Write a file that computes the same with fewer channels; nothing is written if anything fails.
+
+    Args:
+        file: any ONNX file; it is not trusted, and not changed.
+        out: the file to write, another one.
+        input_shapes: "NAME=1,3,224,224" for each input whose sizes the file leaves open.
+        round_channels: keep channel counts at multiples of this where dead channels allow it.
+
+    Raises:
+        UsageError: the file cannot be used, or holds what cannot be followed.
+        GateError: the file's network, or the new file, does not compute what the file computes.
+        CompactionError: the narrower network cannot be proved equal.
+        RunError: the new file cannot be written.
+    """
+    if out.exists() and file.exists() and out.samefile(file):
+        raise UsageError(f"-o {out} is the given file itself; choose another name")
+    try:
+        opened = open_onnx(file)
+        given = _Given(opened, input_shapes)
+        network = given.network()
+        result = compact(network, given.example, round_to=round_channels)
+        narrow = result.model
+        removed = _numbers(narrow) < _numbers(network)
+        model = given.exported(narrow) if removed else opened.model
+        data = model.SerializeToString(deterministic=True)
+        error = given.parity(session(data)) if removed else 0.0
+    except ExportError as failed:
+        raise UsageError(f"{file}: {failed}") from None
+    except MemoryError:
+        raise RunError(f"out of memory on {file}; give smaller sizes with --input-shape") from None
+    _write(out, data)
+    return Outcome(
+        file=file,
+        out=out,
+        removed=removed,
+        layers=tuple(replace(layer, name=_in_file(layer.name)) for layer in result.layers),
+        weights=(weight_count(network), weight_count(narrow)),
+        macs=given.macs(network, narrow),
+        size_bytes=(len(opened.model.SerializeToString()), len(data)),
+        opset=(opened.opset, opset_of(model)),
+        min_ort=min_ort(opset_of(model), model.ir_version),
+        max_error=error,
+        tolerance=given.tolerance,
+        proved=result.max_error_relative,
+        frozen=tuple(_in_file(said) for said in result.frozen_operators),
+    )
+
+
+def _write(out: Path, data: bytes) -> None:
+    try:
+        write_atomically(out, lambda scratch: scratch.write_bytes(data))
+    except OSError as failed:
+        raise RunError(f"{out} cannot be written: {failed.strerror}") from None
+
+
+class _Given:
+    """The given file: its runtime, its inputs, and what it answers."""
+
+    def __init__(self, opened: OnnxFile, input_shapes: Sequence[str]) -> None:
+        self._opened = opened
+        self._graph = _followed(opened)
+        self._runtime = session(opened.model.SerializeToString())
+        self.inputs = inputs_of(opened, self._graph, input_shapes)
+        self._answers = [(feeds, _answers(self._runtime, feeds)) for feeds in _all_feeds(self.inputs)]
+        if not any(answer.dtype.kind == "f" for answer in self._answers[0][1]):
+            raise UsageError(f"{opened.path}: no output is a floating-point number, so nothing can be compared")
+        self.tolerance = TOLERANCES["float32"]
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """One tensor for each input."""
+        return _tensors(self.inputs, self._answers[0][0])
+
+    def network(self) -> OnnxNetwork:
+        """The file as a network, held against ONNX Runtime.
+
+        Raises:
+            UsageError: an operator cannot be followed.
+            GateError: the network computes something else than the file.
+        """
+        path = self._opened.path
+        try:
+            network = OnnxNetwork(self._graph).eval()
+            network.say_sizes_by_input(self.example)
+            self.tolerance = TOLERANCES[_coarsest(network)]
+            with torch.inference_mode():
+                found = [network.run(_tensors(self.inputs, feeds)) for feeds, _ in self._answers]
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # torch on a foreign graph: no narrower base
+            where = " ".join(getattr(error, "__notes__", ()))
+            raise UsageError(f"{path}: cannot be run as a PyTorch network {where}: {one_line(error)}") from None
+        for (_, expected), answers in zip(self._answers, found, strict=True):
+            self._hold(expected, [answer.numpy() for answer in answers], f"{path}, read as a PyTorch network,")
+        return network
+
+    def exported(self, network: nn.Module) -> onnx.ModelProto:
+        """The network as a file with the given one's inputs, outputs and metadata."""
+        interface = Interface(
+            tuple(entry.name for entry in self.inputs),
+            tuple(value.name for value in self._opened.outputs),
+            free_batch(self._opened, self.inputs),
+            tuple(entry.batched for entry in self.inputs),
+            self._opened.metadata,
+        )
+        opset = min(max(self._opened.opset, OLDEST_WRITTEN), NEWEST_WRITTEN)
+        return network_to_onnx(network, self.example, interface, opset=opset)
+
+    def parity(self, runtime: InferenceSession) -> float:
+        """The largest error of another file, relative to the outputs' size.
+
+        Raises:
+            GateError: it is larger than the tolerance, or the outputs are of another kind.
+        """
+        asked = [(value.name, value.type) for value in self._runtime.get_inputs() if value.name in self._names()]
+        offered = [(value.name, value.type) for value in runtime.get_inputs()]
+        if asked != offered:
+            raise GateError(f"the new file takes {offered}, the given one {asked}; nothing is written")
+        return max(self._hold(expected, _answers(runtime, feeds), "the new file") for feeds, expected in self._answers)
+
+    def macs(self, before: nn.Module, after: nn.Module) -> tuple[int, int] | None:
+        """Multiply-accumulates of one sample, where the only input is one of floating-point numbers."""
+        only = self.inputs[0]
+        if len(self.inputs) > 1 or np.dtype(only.dtype).kind != "f":
+            return None
+        sizes = [size for size in only.shape[1:] if size is not None]
+        try:
+            return macs(before, sizes), macs(after, sizes)
+        except UsageError:  # the file fixes another batch than 1
+            return None
+
+    def _names(self) -> set[str]:
+        return {entry.name for entry in self.inputs}
+
+    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> float:
+        names = [value.name for value in self._opened.outputs]
+        worst = 0.0
+        for name, want, got in zip(names, expected, found, strict=True):
+            if want.shape != got.shape or want.dtype != got.dtype:
+                raise GateError(
+                    f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
+                    f"{list(want.shape)}; nothing is written"
+                )
+            error, tolerance = difference(want, got, self.tolerance)
+            if not error <= tolerance:
+                raise GateError(
+                    f"parity failed: {who} differs from the given file in ONNX Runtime by {error:.3g} of the size of "
+                    f"{name!r}, tolerance {tolerance:.3g}; nothing is written"
+                )
+            worst = max(worst, error if want.dtype.kind == "f" else 0.0)
+        return worst
+
+
+def _followed(opened: OnnxFile) -> OnnxGraph:
+    try:
+        return read_graph(opened)
+    except UsageError as error:
+        raise UsageError(f"{opened.path}: {error}") from None
+
+
+def difference(expected: Array, found: Array, tolerance: float) -> tuple[float, float]:
+    """The error of an output, and what it may be: of the largest number, or the share of unequal whole numbers.
+
+    >>> difference(np.array([1.0, 4.0]), np.array([1.0, 4.4]), 1e-5)[0].__round__(3)
+    0.1
+    """
+    if expected.dtype.kind != "f":
+        return float(np.mean(expected != found)) if expected.size else 0.0, UNEQUAL_WHOLE_NUMBERS
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        return float("nan"), tolerance
+    gap = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)
+    scale = np.abs(expected).max(initial=0)
+    return float(gap / scale) if scale else float(gap), tolerance
+
+
+def _all_feeds(inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
+    for seed in SEEDS:
+        yield draw(inputs, EXAMPLE_BATCH, seed)
+    if any(entry.batched for entry in inputs):
+        for seed, batch in enumerate(OTHER_BATCHES, start=len(SEEDS)):
+            yield draw(inputs, batch, seed)
+
+
+def _answers(runtime: InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
+    try:
+        return list(runtime.run(None, dict(feeds)))
+    except Exception as error:  # the runtime's errors share no base but Exception
+        shapes = ", ".join(f"{name!r} {list(value.shape)}" for name, value in feeds.items())
+        raise UsageError(
+            f"ONNX Runtime cannot run the file on inputs of shape {shapes} ({one_line(error)}); "
+            "give sizes that it takes with --input-shape"
+        ) from None
+
+
+def _tensors(inputs: Sequence[Input], feeds: Mapping[str, Array]) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(feeds[entry.name]) for entry in inputs)
+
+
+def _coarsest(network: OnnxNetwork) -> str:
+    """The least precise type that the network computes in, a key of `TOLERANCES`."""
+    tensors: list[Any] = [*network.parameters(), *network.buffers()]
+    names = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
+    casts = {step.node.attributes.get("to") for step in network.steps if step.node.operator == "Cast"}
+    names |= {name for code, name in ((10, "float16"), (16, "bfloat16")) if code in casts}
+    return next((name for name in ("bfloat16", "float16") if name in names), "float32")
+
+
+def _numbers(network: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+
+
+def _in_file(said: str) -> str:
+    """What compaction says of the network, as said of the file: where a network keeps its layers is no news."""
+    return re.sub(r"\b(layers|constants)\.", "", said).replace("in the model's forward", "in the graph")
