@@ -25,7 +25,7 @@ from compress.progress import Display
 from compress.recipe import Recipe, Step
 from compress.run_directory import RunDirectory, key_of
 from compress.train import Epoch, Task, derive, evaluate, to_device
-from compress.units import ChannelUnits, ElementUnits, Units
+from compress.units import ChannelUnits, ElementUnits, Units, layer_name
 from compress_models import load, load_weights, resolve
 from compress_models.spec import source_of
 
@@ -252,13 +252,13 @@ def _payload(run: Run, task: Task, attributes: dict[str, Any], history: list[dic
 def _layers(model: nn.Module, data: Data) -> dict[str, dict[str, int]]:
     """Weights, nonzero weights and MACs of every layer."""
     positions, parameters = cost.positions(model, data.input_shape), dict(model.named_parameters())
-    counts = {name: (parameters[name].numel(), int(parameters[name].count_nonzero())) for name in positions}
-    return {
-        name.rpartition(".")[0]: {
-            "weights": whole, "nonzero": left, "macs": whole * positions[name], "macs_nonzero": left * positions[name],
-        }
-        for name, (whole, left) in counts.items()
-    }  # fmt: skip
+    layers: dict[str, dict[str, int]] = {}
+    for name, at in positions.items():
+        whole, left = parameters[name].numel(), int(parameters[name].count_nonzero())
+        layer = layers.setdefault(layer_name(name), dict.fromkeys(("weights", "nonzero", "macs", "macs_nonzero"), 0))
+        for key, more in (("weights", whole), ("nonzero", left), ("macs", whole * at), ("macs_nonzero", left * at)):
+            layer[key] += more  # attention may hold several weights
+    return layers
 
 
 def digest(path: Path) -> str:

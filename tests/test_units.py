@@ -72,9 +72,9 @@ def test_cost_of_a_selection_is_the_cost_after_compaction(data: st.DataObject) -
     model = Residual() if data.draw(st.booleans()) else TinyNet()
     torch.manual_seed(data.draw(st.integers(0, 10**6)))
     for parameter in model.parameters():
-        nn.init.normal_(parameter)
+        nn.init.uniform_(parameter, 0.1, 1.0)
         if parameter.dim() == 1:
-            nn.init.constant_(parameter, 20.0)  # no rectifier closes: a dead network is refused
+            nn.init.constant_(parameter, 50.0)  # no rectifier closes: a dead network is refused
     units = channel_units(model)
     keep = {}
     for name, size in units.blocks.items():

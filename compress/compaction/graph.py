@@ -1,10 +1,13 @@
 """The model as a graph of ATen operators, and the one pass over it that runs every operator's rule."""
 
 import copy
+import io
+import logging
 import math
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,8 +101,7 @@ def load(model: nn.Module, example: Example, *, any_batch: bool = False) -> Grap
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator would hide the projections
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations are no news to our caller
+        with quiet():
             free = example.any_batch(model) if any_batch else None
             program = torch.export.export(model, example.args, example.kwargs, dynamic_shapes=free, strict=False)
     except Exception as cause:  # torch.export documents no closed set of errors
@@ -124,6 +126,20 @@ def load(model: nn.Module, example: Example, *, any_batch: bool = False) -> Grap
         owners={name: type(model.get_submodule(name.rpartition(".")[0])) for name in set(names.values())},
         fixed=frozenset(name for name in names.values() if name not in saved),
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter's own warnings, and the graph it prints where it gives up, are no news to our caller."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def leaf_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.compaction.compact import Exported, prepared
+from compress.compaction.compact import Exported, prepared, unreached
 from compress.compaction.graph import analyse, values
 from compress.compaction.inputs import ExampleInputs
 from compress.compaction.liveness import columns_of
@@ -67,7 +67,7 @@ def survey(model: nn.Module, example_inputs: ExampleInputs | Exported) -> Survey
     exact = exactly_removable(analysis, table, in_groups(analyse(subject.graph, zeroed(tensors, everything))))
     costs = _Costs(analysis, tensors)
     groups = [ChannelGroup(tuple(slices), root in exact, *costs.saved(slices)) for root, slices in table.items()]
-    return Survey(groups, analysis.frozen_operators)
+    return Survey(groups, (*analysis.frozen_operators, *unreached(subject.graph, subject.model)))
 
 
 def in_groups(analysis: Analysis) -> Analysis:

@@ -122,7 +122,9 @@ def proof(report: Report) -> Table:
         ("Compaction: largest error as shipped", scientific(number(compaction, "max_abs_error_shipped"))),
         (
             "Compaction: forward pass",
-            "rewritten, because sizes are written in the code" if value(compaction, "rewritten") else "the model's own",
+            {True: "rewritten, because sizes are written in the code", False: "the model's own"}.get(
+                value(compaction, "rewritten"), UNKNOWN
+            ),
         ),
         (
             "Compaction: operators frozen, no rule known",
