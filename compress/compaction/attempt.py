@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.forward import Forward, install
 from compress.compaction.graph import Graph, analyse, load, values
 from compress.compaction.inputs import Example
 from compress.compaction.narrow import Plan, narrowed
 from compress.compaction.rewrite import NotABlock, Rewriter
-from compress.compaction.trace import Analysis
 from compress.compaction.verify import NothingShown
 from compress.errors import CompactionError, first_line
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.attempt import Attempt, Decision, Subject, carry_out
 from compress.compaction.forward import install, to_data
 from compress.compaction.graph import Graph, leaf_tensors, load, reference_copy, values
 from compress.compaction.inputs import Example, ExampleInputs, random_inputs
 from compress.compaction.liveness import Liveness
 from compress.compaction.narrow import Attributes, make_plan, narrowed
-from compress.compaction.trace import Analysis
 from compress.compaction.verify import differences, prove
 from compress.errors import UsageError
 

@@ -18,10 +18,11 @@ from torch import SymBool, SymFloat, SymInt, Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import TreeSpec, tree_map_only
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.ids import Tagged, unlabelled
 from compress.compaction.inputs import Example
 from compress.compaction.rules import find_rule
-from compress.compaction.trace import Analysis, Trace, concrete
+from compress.compaction.trace import Trace, concrete
 from compress.errors import CompactionError, first_line
 
 SYMBOLS = (SymInt, SymFloat, SymBool, int, float, bool)

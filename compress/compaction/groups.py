@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.compact import Exported, prepared, unreached
 from compress.compaction.graph import analyse, values
 from compress.compaction.inputs import ExampleInputs
 from compress.compaction.liveness import columns_of
-from compress.compaction.trace import Analysis
 
 
 @dataclass(frozen=True)

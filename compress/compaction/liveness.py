@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compress.compaction.analysis import Analysis, Use
 from compress.compaction.ids import any_along
-from compress.compaction.trace import Analysis, Use
 
 # a merge multiplies weights by a ratio of constants; a larger one would cost digits of the shipped type
 _LARGEST_RATIO = 1e3

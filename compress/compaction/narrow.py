@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from compress.compaction.analysis import Analysis, Use
 from compress.compaction.graph import leaf_tensors
 from compress.compaction.ids import any_along, channel_rows
 from compress.compaction.liveness import Liveness
 from compress.compaction.table import aten
-from compress.compaction.trace import Analysis, Use
 
 Attributes = dict[str, dict[str, Any]]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.attempt import (
     Attempt,
     Decide,
@@ -20,7 +21,6 @@ from compress.compaction.graph import analyse, values
 from compress.compaction.groups import ChannelGroup, in_groups
 from compress.compaction.inputs import ExampleInputs, random_inputs
 from compress.compaction.narrow import Attributes, narrowed, plan_cut
-from compress.compaction.trace import Analysis
 from compress.compaction.verify import TOLERANCES, differences
 from compress.errors import CompactionError, UsageError
 

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.fx import Graph as FxGraph
 from torch.fx import Node
 
+from compress.compaction.analysis import Analysis
 from compress.compaction.fitting import SHAPED, fit
 from compress.compaction.graph import SYMBOLS, Graph, hint
 from compress.compaction.ids import Tagged, squash
 from compress.compaction.rules import find_rule
 from compress.compaction.table import aten
-from compress.compaction.trace import Analysis, concrete
+from compress.compaction.trace import concrete
 
 Mask = list[Tensor]
 """Per axis, bool: which positions stay."""

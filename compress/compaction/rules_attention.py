@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.compaction.analysis import FoldTarget, Grid, Use
 from compress.compaction.ids import Tagged, channel_rows, collapse, squash, varies
 from compress.compaction.rules_parameters import linear_value
 from compress.compaction.rules_pointwise import joined_ids
 from compress.compaction.table import aten, rule
-from compress.compaction.trace import FoldTarget, Grid, Trace, Use
+from compress.compaction.trace import Trace
 
 
 @rule(aten.matmul, aten.bmm, aten.mm, takes_parameters=True)

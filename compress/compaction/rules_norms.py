@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.compaction.analysis import FoldTarget
 from compress.compaction.ids import Tagged, squash
 from compress.compaction.rules_parameters import COMPUTED
 from compress.compaction.table import aten, rule
-from compress.compaction.trace import FoldTarget, Trace
+from compress.compaction.trace import Trace
 
 
 @rule(aten.batch_norm, aten.instance_norm, takes_parameters=True)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.compaction.analysis import FoldTarget, Use
 from compress.compaction.ids import Tagged, channel_rows, collapse, squash
 from compress.compaction.table import aten, rule
-from compress.compaction.trace import FoldTarget, Trace, Use
+from compress.compaction.trace import Trace
 
 COMPUTED = "its weight is computed in the forward pass"
 _WITH_BIAS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

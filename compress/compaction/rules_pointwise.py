@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from compress.compaction.analysis import Grid
 from compress.compaction.ids import Tagged, collapse, squash, varies
 from compress.compaction.table import aten, rule
-from compress.compaction.trace import Grid, Trace
+from compress.compaction.trace import Trace
 
 
 @rule(

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.compaction.analysis import FoldTarget, Use
 from compress.compaction.ids import Tagged, any_along, channel_rows
 from compress.compaction.rules_norms import from_source
 from compress.compaction.rules_parameters import COMPUTED, called_once
 from compress.compaction.table import aten, rule
-from compress.compaction.trace import FoldTarget, Trace, Use
+from compress.compaction.trace import Trace
 
 
 @rule(aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu, takes_parameters=True)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from compress.compaction import compact, liveness
-from compress.compaction.liveness import Columns, columns_of
-from compress.compaction.trace import Use
+from compress.compaction.analysis import Use
 from compress.compaction.inputs import Example, random_inputs
+from compress.compaction.liveness import Columns, columns_of
 from compress.compaction.verify import prove
 from compress.errors import CompactionError
 from tests.compaction.nets import build, example, zero_rows
@@ -39,10 +39,33 @@ def test_one_perturbed_number_is_refused(pair, name: str) -> None:
         prove(model, narrow, inputs)
 
 
+def test_the_layer_where_a_difference_is_first_seen_is_named(pair) -> None:
+    model, narrow, inputs = pair
+    with torch.no_grad():
+        narrow.classifier[3].weight[0] += 1
+    with pytest.raises(CompactionError, match=r"first seen in classifier\.3"):
+        prove(model, narrow, inputs)
+
+
+def test_every_output_is_measured_by_its_own_size() -> None:
+    class Two(nn.Module):
+        def __init__(self, small: float) -> None:
+            super().__init__()
+            self.small = small
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"large": 1e12 * x, "small": self.small * x}
+
+    inputs = random_inputs(Example.of(example((3,)).double()))
+    assert 0 == prove(Two(1.0), Two(1.0), inputs)
+    with pytest.raises(CompactionError, match="differs by 1.0e-03"):  # 1e-15 of the large one
+        prove(Two(1.0), Two(1.001), inputs)
+
+
 def test_model_that_does_not_run_is_refused(pair) -> None:
     model, narrow, inputs = pair
     narrow.classifier[0] = nn.Linear(3, 16).double()
-    with pytest.raises(CompactionError, match="the narrowed model does not run"):
+    with pytest.raises(CompactionError, match=r"the narrowed model does not run \(first seen in classifier\.0\)"):
         prove(model, narrow, inputs)
 
 
