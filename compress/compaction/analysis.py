@@ -30,6 +30,7 @@ class Use:
     padded: a constant column does not give a constant contribution, because zeros are padded around it.
     mergeable: columns may be added to each other (one call, no groups).
     out_axis: the axis of the parameter that makes rows.
+    counted: its multiply-accumulates belong to the model's (see `compress.cost`); recurrent layers' do not.
     positions: output positions per sample; macs = weights * positions.
     """
 
@@ -43,6 +44,7 @@ class Use:
     fold: FoldTarget | None
     groups: int = 1
     out_axis: int = 0
+    counted: bool = True
     positions: int = 0
     known: Tensor = field(init=False)
 
@@ -98,6 +100,7 @@ class Analysis:
     slots: (parameter or buffer, axis) -> the id of each index; cutting a channel is cutting its indices.
     groups: weight of a layer that loses whole groups -> number of groups.
     links: pairs (reader, read) of ids, shape (2, pairs): a live reader keeps what it reads alive.
+    pieces: the channels of every piece that is taken out of a tensor; none becomes empty.
     tagged: what is known of every node's result.
     """
 
@@ -107,5 +110,6 @@ class Analysis:
     groups: dict[str, int]
     links: Tensor
     grids: tuple[Grid, ...]
+    pieces: tuple[Tensor, ...]
     frozen_operators: tuple[str, ...]
     tagged: Mapping[Node, Any]

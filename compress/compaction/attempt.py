@@ -82,6 +82,8 @@ def carry_out(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
         try:
             refuse_hidden_parts(subject)
             return rewritten(subject, decide, prove)
+        except NothingShown:
+            raise
         except CompactionError as cause:
             raise CompactionError(f"{cause} (with the forward pass rewritten; with the model's own, {own})") from cause
     check_training(subject.model, narrow, subject.example)
@@ -101,7 +103,9 @@ def rewritten(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
         decision = decide(analysis)
         if not decision.plan.kept:
             return Attempt(decision.plan, 0.0, analysis.frozen_operators)
-        rewriter = Rewriter(graph, analysis, decision.alive, decision.plan.groups, taken)
+        plan = decision.plan
+        created = frozenset(plan.added) - set(values(subject.model))
+        rewriter = Rewriter(graph, analysis, decision.alive, plan.groups, created, taken)
         try:
             forward = Forward(rewriter.run(), rewriter.constants, graph.result)
         except NotABlock as refusal:

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 Arguments = tuple[list[Any], dict[str, Any]]
 
 SHAPED = frozenset(
-    {aten.view, aten.reshape, aten._unsafe_view, aten.expand, aten.unflatten, aten.view_as, aten.reshape_as}
+    {
+        aten.view,
+        aten.reshape,
+        aten._unsafe_view,
+        aten.expand,
+        aten.broadcast_to,
+        aten.unflatten,
+        aten.view_as,
+        aten.reshape_as,
+    }  # fmt: skip
 )
 """Movements whose result is the same elements in the shape that is asked for."""
 
@@ -68,11 +77,17 @@ def _sizes(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, 
     return args, kwargs
 
 
-def _groups(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, Any]) -> Arguments:
-    """Convolution: the number of groups."""
+def _layer(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, Any]) -> Arguments:
+    """Convolution and linear: the number of groups, and a bias where folding has created one."""
     weight = node.args[1]
-    left = _groups_left(rewriter, weight)
-    return (_with(node, args, kwargs, "groups", left)) if left is not None else (args, kwargs)
+    name = rewriter.graph.leaves.get(weight.name, "") if isinstance(weight, Node) else ""
+    path = name.rpartition(".")[0]
+    if path in rewriter.groups:
+        args, kwargs = _with(node, args, kwargs, "groups", rewriter.groups[path])
+    bias = f"{path}.bias".lstrip(".")
+    if name and bias in rewriter.biases:
+        args, kwargs = _with(node, args, kwargs, "bias", rewriter.attribute(bias))
+    return args, kwargs
 
 
 def _norm_groups(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, Any]) -> Arguments:
@@ -134,11 +149,6 @@ def _recurrent(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[s
     return args, kwargs
 
 
-def _groups_left(rewriter: "Rewriter", weight: Any) -> int | None:
-    name = rewriter.graph.leaves.get(weight.name) if isinstance(weight, Node) else None
-    return rewriter.groups.get(name.rpartition(".")[0]) if name is not None else None
-
-
 def _with(node: Node, args: list[Any], kwargs: dict[str, Any], name: str, value: Any) -> Arguments:
     """Set an argument by its name, wherever it was given."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
@@ -151,9 +161,10 @@ def _with(node: Node, args: list[Any], kwargs: dict[str, Any], name: str, value:
 
 
 TABLE: dict[Any, Callable[["Rewriter", Node, list[Any], dict[str, Any]], Arguments]] = {
-    **dict.fromkeys((aten.view, aten.reshape, aten._unsafe_view, aten.expand, aten.unflatten), _sizes),
-    **dict.fromkeys((aten.conv1d, aten.conv2d, aten.conv3d), _groups),
-    **dict.fromkeys((aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d), _groups),
+    **dict.fromkeys((aten.view, aten.reshape, aten._unsafe_view, aten.unflatten), _sizes),
+    **dict.fromkeys((aten.expand, aten.broadcast_to), _sizes),
+    **dict.fromkeys((aten.linear, aten.conv1d, aten.conv2d, aten.conv3d), _layer),
+    **dict.fromkeys((aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d), _layer),
     **dict.fromkeys((aten.batch_norm, aten.instance_norm), _training),
     **dict.fromkeys((aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.native_dropout), _training),
     **dict.fromkeys((aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu), _recurrent),

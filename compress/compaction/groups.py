@@ -148,7 +148,7 @@ class _Costs:
     """Weights and multiply-accumulates of convolutions and linear layers."""
 
     def __init__(self, analysis: Analysis, tensors: Mapping[str, Tensor]) -> None:
-        self._shapes = {use.weight: tensors[use.weight].shape for use in analysis.uses}
+        self._shapes = {use.weight: tensors[use.weight].shape for use in analysis.uses if use.counted}
         self._positions: dict[str, int] = {}
         for use in analysis.uses:
             self._positions[use.weight] = self._positions.get(use.weight, 0) + use.positions

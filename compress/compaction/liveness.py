@@ -81,6 +81,7 @@ class Liveness:
         self._cols = [ids.find(use.cols) for use in self.analysis.uses]
         self._slots = {key: ids.find(slot) for key, slot in self.analysis.slots.items()}
         self._links = ids.find(self.analysis.links)
+        self._pieces = [ids.find(piece) for piece in self.analysis.pieces]
         self._grids = [[ids.find(part) for part in grid.parts] for grid in self.analysis.grids]
         self.live = ids.frozen(exact=True)
 
@@ -140,7 +141,7 @@ class Liveness:
         return changed
 
     def _fill_slots(self) -> bool:
-        """No axis becomes empty; the number of rows of a layer is rounded up where dead channels allow it."""
+        """No axis and no piece becomes empty; the number of rows of a layer is rounded up where dead channels allow it."""
         made = {(use.weight, use.out_axis) for use in self.analysis.uses}
         changed = False
         for (name, axis), roots in self._slots.items():
@@ -149,6 +150,10 @@ class Liveness:
             wanted = min(roots.numel(), max(1, -(-kept // multiple)) * multiple)
             if kept < wanted:
                 self._revive(roots, wanted - kept)
+                changed = True
+        for roots in self._pieces:
+            if not bool(self.live[roots].any()):
+                self._revive(roots, 1)
                 changed = True
         return changed
 

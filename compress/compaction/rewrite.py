@@ -27,6 +27,7 @@ from compress.compaction.trace import concrete
 Mask = list[Tensor]
 """Per axis, bool: which positions stay."""
 
+_EXPANDING = frozenset({aten.expand, aten.broadcast_to})
 # what the exporter adds to be sure of what it has seen; the sizes in them are the old ones
 _CHECKS = frozenset(
     {
@@ -51,13 +52,14 @@ class Rewriter:
     """Builds the narrower graph, node by node.
 
     alive: whether each id lives, any shape. groups: module -> number of groups it keeps.
-    taken: names of constants that the model already has.
+    biases: names of biases that folding creates. taken: names of constants that the model already has.
     """
 
     graph: Graph
     analysis: Analysis
     alive: Callable[[Tensor], Tensor]
     groups: Mapping[str, int]
+    biases: frozenset[str]
     taken: frozenset[str]
     result: FxGraph = field(default_factory=FxGraph)
     constants: dict[str, Tensor] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class Rewriter:
         packet = getattr(node.target, "overloadpacket", None)
         if packet in SHAPED:
             shape = self.lengths(node) if narrow else concrete(node.meta["val"])
-            return positions.expand(shape) if packet is aten.expand else positions.reshape(shape)
+            return positions.expand(shape) if packet in _EXPANDING else positions.reshape(shape)
         args, kwargs = torch.fx.map_arg((node.args[1:], dict(node.kwargs)), self._known)
         return node.target(positions, *args, **kwargs)  # type: ignore[operator,no-any-return]
 

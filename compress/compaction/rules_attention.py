@@ -5,7 +5,7 @@ In y = sum_k a[h, m, k] b[h, k, n] the axes have roles: shared (h: heads, batch)
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,7 +70,10 @@ def attention(
         ids = joined_ids(trace, [scores, mask], shape)
         scores = Tagged(ids, torch.full((), torch.nan, dtype=torch.float64).expand(shape))
     trace.mix(scores, [rank - 1])
-    return contract(trace, f"{shared}MN,{shared}ND->{shared}MD", replace(scores, averages=True), value)
+    # scores of 0 are not weights of 0
+    unknown = torch.full((), torch.nan, dtype=torch.float64).expand(scores.ids.shape)
+    weights = Tagged(scores.ids, unknown, averages=True)
+    return contract(trace, f"{shared}MN,{shared}ND->{shared}MD", weights, value)
 
 
 def contract(trace: Trace, equation: str, a: Tagged, b: Tagged) -> Tagged:

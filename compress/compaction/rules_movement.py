@@ -111,7 +111,10 @@ def stacked(trace: Trace, tensors: Sequence[Tagged]) -> Tagged:
 def split(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> tuple[Tagged, ...]:
     """Pieces along one axis."""
     pieces = zip(trace.target(x.ids, *args, **kwargs), trace.target(x.value, *args, **kwargs), strict=True)
-    return tuple(Tagged(collapse(ids), collapse(value)) for ids, value in pieces)
+    result = tuple(Tagged(collapse(ids), collapse(value)) for ids, value in pieces)
+    for piece in result:
+        trace.piece(piece.ids)
+    return result
 
 
 @rule(aten.slice, aten.narrow, aten.select, aten.index_select, is_view=True, moves=True)
@@ -120,7 +123,9 @@ def pick(trace: Trace, x: Tagged, *args: Any, **kwargs: Any) -> Any:
     if any(isinstance(a, Tagged) and not a.known for a in args):
         return trace.unknown(x, why="picks positions that depend on the input")
     args = tuple(a.value.to(a.dtype) if isinstance(a, Tagged) else a for a in args)
-    return moved(x, lambda t: trace.target(t, *args, **kwargs))
+    result = moved(x, lambda t: trace.target(t, *args, **kwargs))
+    trace.piece(result.ids)
+    return result
 
 
 @rule(aten.repeat_interleave, moves=True)

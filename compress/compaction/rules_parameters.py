@@ -1,4 +1,4 @@
-"""Operators with weights: convolution and linear read channels and make new ones, normalisation ties them."""
+"""Operators with weights: convolutions and linear layers read channels and make new ones, embeddings make them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -105,12 +105,7 @@ def transposed_convolution(
     if weight.source is None or (bias is not None and bias.source is None) or x.ids.dim() != weight.ids.dim():
         return trace.unknown(x, weight, bias, why=COMPUTED)
     x = trace.open(x)
-    cols = trace.slot(weight.source, 0, trace.vector(x, 1))
-    rows = trace.slot(weight.source, 1) if groups == 1 else trace.ids.fresh(trace.shape[1])
-    if bias is not None:
-        trace.slot(str(bias.source), 0, rows)
-    if groups > 1:
-        tie_groups(trace, weight.source, rows, cols, groups, inside=rows)
+    rows, cols = transposed_ids(trace, x, weight.source, bias, groups)
     axes = x.ids.dim() - 2
     geometry = [listed(number, axes) for number in (stride, padding, output_padding)]
     spread = listed(dilation, axes)
@@ -136,6 +131,17 @@ def transposed_convolution(
         return result
 
     return convolved(trace, x, use, bias, convolve)
+
+
+def transposed_ids(trace: Trace, x: Tagged, weight: str, bias: Tagged | None, groups: int) -> tuple[Tensor, Tensor]:
+    """The output and input channels of a transposed convolution, whose weight has the inputs first."""
+    cols = trace.slot(weight, 0, trace.vector(x, 1))
+    rows = trace.slot(weight, 1) if groups == 1 else trace.ids.fresh(trace.shape[1])
+    if bias is not None:
+        trace.slot(str(bias.source), 0, rows)
+    if groups > 1:
+        tie_groups(trace, weight, rows, cols, groups, inside=rows)
+    return rows, cols
 
 
 def other_way_round(weight: Tensor, groups: int) -> Tensor:

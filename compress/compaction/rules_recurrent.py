@@ -132,7 +132,7 @@ class _Net:
     def record(self, use: Use) -> None:
         """Note a use that comes once per step."""
         self.trace.add(use)
-        use.positions = self.steps
+        use.positions, use.counted = self.steps, False
 
     def still_zero(self, names: list[str], start: Tensor, moved: Tensor) -> Tensor:
         """Units that start at 0 and never leave it: the row that makes their content only reads zeros.

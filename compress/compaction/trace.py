@@ -38,6 +38,7 @@ class Trace:
     groups: dict[str, int] = field(default_factory=dict)
     links: list[Tensor] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
+    pieces: list[Tensor] = field(default_factory=list)
     opened: dict[str, Tensor] = field(default_factory=dict)
     named: dict[str, None] = field(default_factory=dict)
     node: Node = field(init=False)
@@ -64,6 +65,12 @@ class Trace:
         self.uses.append(use)
         self.use_at[self.node] = use
         return use
+
+    def piece(self, ids: Tensor) -> None:
+        """A slice or a part of a split: the code that follows may not bear a tensor without channels."""
+        small = squash(ids).reshape(-1)
+        if small.numel() > 1:
+            self.pieces.append(small)
 
     def link(self, reader: Tensor, read: Tensor) -> None:
         """A live reader keeps what it reads alive; ids of shapes that broadcast. Reader 0 always lives."""
@@ -187,7 +194,15 @@ class Trace:
                 self.slot(name, axis, channel_rows(ids, axis)[:, 0])
         links = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *self.links], 1)
         return Analysis(
-            self.ids, tuple(self.uses), self.slots, self.groups, links, tuple(self.grids), tuple(self.named), tagged
+            self.ids,
+            tuple(self.uses),
+            self.slots,
+            self.groups,
+            links,
+            tuple(self.grids),
+            tuple(self.pieces),
+            tuple(self.named),
+            tagged,
         )
 
     def _channel_axis(self, ids: Tensor) -> int | None:

@@ -13,6 +13,7 @@ from compress.compaction import compact, restore
 from compress.errors import CompactionError
 from tests.compaction.nets import REFERENCE, build, example, layers, prepared, zero_norms, zero_rows, zero_weights
 from tests.compaction.zoo import ZOO
+from tests.compaction.zoo_operators import OPERATORS
 
 PATTERNS: dict[str, Callable[[nn.Module, float, int], None]] = {
     "filters": zero_rows,
@@ -59,9 +60,9 @@ def test_random_zeros_leave_the_function_unchanged(name: str, pattern: str, shar
     assert_same_function(model.double(), x.double())
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted({**ZOO, **OPERATORS}))
 def test_every_trap_is_exact(name: str) -> None:
-    model = prepared(ZOO[name]).double()
+    model = prepared({**ZOO, **OPERATORS}[name]).double()
     zero_rows(model, 0.4, 5)
     assert assert_same_function(model, example((3, 8, 8)).double()) > 0
 

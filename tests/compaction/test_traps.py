@@ -79,7 +79,9 @@ def test_bias_is_created_where_there_is_none() -> None:
 
 
 def test_padded_constants_keep_one_representative() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1), nn.ReLU()).double()
+    model = prepared(
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1), nn.ReLU())
+    ).double()
     with torch.no_grad():
         model[0].weight[:3] = 0
         model[0].bias[:3] = torch.tensor([1.0, 4.0, 2.0])
@@ -166,8 +168,6 @@ def test_parameters_and_buffers_of_own_modules_are_cut() -> None:
         ("writes-into-view", "aten.mul_ in the model's forward (writes into a view of another tensor)"),
         ("writes-into-base", "aten.add_ in the model's forward (writes into a view of another tensor)"),
         ("cumsum", "aten.cumsum in the model's forward (mixes channels)"),
-        ("group-norm", "aten.group_norm in middle (no rule)"),
-        ("recurrent", "aten.lstm in middle.lstm (no rule)"),
         ("weight-norm", "aten.conv2d in middle.conv (its weight is computed in the forward pass)"),
         ("x-softmax-x", "aten.softmax in the model's forward (mixes channels)"),
     ],
@@ -200,6 +200,49 @@ def test_a_size_written_in_the_code_follows() -> None:
     zero_rows(plain, 0.5, 1, bias=True)
     assert result.rewritten
     assert outs(compact(plain, example((1, 16, 16)))) == outs(result)
+
+
+def test_no_piece_becomes_empty() -> None:
+    class Pieces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(torch.cat([x[:, :4] * 2, x[:, 4:]], 1))
+
+    model = prepared(Pieces)
+    with torch.no_grad():
+        model.a.weight[:4] = model.a.bias[:4] = 0
+    assert (8, 5) == outs(compact(model, example((3, 5, 5))))["a"]
+
+
+def test_a_bias_that_folding_creates_is_read_by_a_rewritten_forward_pass() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.sigmoid(self.a(x)).view(-1, 6))
+
+    model = prepared(Written).double()
+    with torch.no_grad():
+        model.a.weight[:2] = 0
+    x = torch.randn(5, 4, dtype=torch.float64)
+    result = compact(model, x)
+    assert result.rewritten
+    assert {"a": (6, 4), "b": (3, 3)} == outs(result)
+    torch.testing.assert_close(result.model(x[:3]), model(x[:3]))
+
+
+def test_scores_of_zero_are_not_weights_of_zero() -> None:
+    model, x = body("attention", [])
+    attention = model.middle.attention
+    with torch.no_grad():
+        attention.in_proj_weight[:4] = attention.in_proj_bias[:4] = 0  # the first head's queries: it averages
+    assert outs(compact(model, x))["conv1"] == (8, 8)
 
 
 def test_no_layer_becomes_empty() -> None:
