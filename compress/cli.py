@@ -5,7 +5,6 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from compress import __version__
+from compress.commands import COMMANDS, gate_options
 from compress.errors import CompressError, UsageError
 
 _DEFAULT_RECIPE = "lenet5-mnist"
@@ -78,15 +78,6 @@ def main() -> None:
     """
 
 
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 _RECIPE_OPTIONS = {
     "model": "model.name",
     "weights": "model.weights",
@@ -108,11 +99,6 @@ _RECIPE_OPTIONS = {
     "max_size_kb": "validate.gates.max_size_kb",
 }
 """Command-line option -> key of the recipe."""
-
-_GATE_OPTIONS = _options(
-    click.option("--max-latency-ms", type=float, metavar="MS", help="Gate: highest median latency."),
-    click.option("--max-size-kb", type=float, metavar="KB", help="Gate: largest model file, 1 KB = 1000 bytes."),
-)
 
 
 @main.command("prune-and-export")
@@ -173,7 +159,7 @@ _GATE_OPTIONS = _options(
     help="Gate: dense minus pruned accuracy, percentage points.",
 )
 @click.option("--min-speedup", type=float, metavar="X", help="Gate: the low end of the speed-up's spread.")
-@_GATE_OPTIONS
+@gate_options
 @click.option(
     "--set",
     "assignments",
@@ -256,154 +242,5 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     return {**rest, "budget": budget, **tune}
 
 
-@main.command()
-@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="SPEC", help="Data set to test on; as in prune-and-export.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets live.")
-@click.option("--reference", type=click.Path(path_type=Path), help="ONNX file whose outputs it must reproduce.")
-@click.option("--min-accuracy", type=float, help="Gate: least accuracy, a fraction.")
-@click.option(
-    "--mean", help="Per channel, comma-separated, for pixels in 0..1.  [default: the file's, else the data's]"
-)
-@click.option("--std", help="Per channel, comma-separated.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the model's input.  [default: from its shape]")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="ONNX Runtime's threads.")
-@_GATE_OPTIONS
-def validate(onnx_file: Path, **options: Any) -> None:
-    """Accuracy, latency and, with --reference, parity of an ONNX file from anyone; exit code 3 where a gate fails."""
-    from compress.foreign import Question, validate_file
-
-    gates = {name: options.pop(name) for name in ("min_accuracy", "max_latency_ms", "max_size_kb")}
-    given = {name: limit for name, limit in gates.items() if limit is not None}
-    for line in validate_file(Question(onnx_file, gates=given, **options)):
-        click.echo(line)
-
-
-@main.command()
-@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="SMALL.onnx", help="File to write."
-)
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    multiple=True,
-    metavar="NAME=1,3,224,224",
-    help="Sizes of an input that the file leaves open; a word as the first leaves the batch free. May be repeated.",
-)
-@click.option(
-    "--round-channels",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Keep channel counts at multiples of this where dead channels allow; 8 or 16 may be faster.",
-)
-@click.option("--quiet", is_flag=True, help="Only what went wrong.")
-def compact(onnx_file: Path, output: Path, input_shapes: tuple[str, ...], round_channels: int, quiet: bool) -> None:
-    """Remove from an ONNX file from anyone what zeros made dead, exactly, and prove it in ONNX Runtime.
-
-    Nothing is written unless the new file computes what the given one computes (exit code 3 where it does not, 4
-    where the removal cannot be proved exact).
-    """
-    from rich.console import Console
-
-    from compress.onnx_compaction import compact_file
-    from compress.report.compaction import summary
-
-    outcome = compact_file(onnx_file, output, input_shapes, round_channels=round_channels)
-    if not quiet:
-        summary(outcome, Console(highlight=False))
-
-
-@main.command()
-@click.argument("model", metavar="MODEL")
-@click.option("--weights", type=click.Path(path_type=Path), help="Look at these weights: safetensors or a state dict.")
-@click.option("--input-shape", metavar="C,H,W", help="Of one input.  [default: what the network is made for]")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="model.options.KEY=VALUE",
-    help="An option of the network, as in prune-and-export.",
-)
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a page with a picture of it.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the same for tools.")
-@click.option("--quiet", is_flag=True, help="Only the totals and what went wrong.")
-def inspect(model: str, html: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Say what can be pruned: the layers of a network, which channels can only go together, and what stays.
-
-    MODEL is a built-in name, torchvision:NAME, file.py:Factory or package.module:Factory. Nothing is trained.
-    """
-    from rich.console import Console
-
-    from compress.inspection import Question, answer
-    from compress.report import inspection
-    from compress.report.html import write_inspection
-    from compress.report.store import to_json
-
-    if html is not None and not html.absolute().parent.is_dir():
-        raise UsageError(f"--html {html}: there is no folder {html.absolute().parent}; make it or choose another file")
-    found = answer(Question(model, **options))
-    if html is not None:
-        write_inspection(found, html)
-    if as_json:
-        click.echo(to_json(found), nl=False)
-        return
-    width = None if sys.stdout.isatty() else inspection.PIPE_WIDTH
-    inspection.summary(found, Console(highlight=False, width=width), quiet=quiet)
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-def report(directory: Path) -> None:
-    """Print a run's summary again and rewrite its report.html from report.json."""
-    from rich.console import Console
-
-    from compress.report.console import summary
-    from compress.report.html import write_html
-    from compress.report.store import read_json
-
-    found = read_json(directory / "report.json")
-    write_html(found, directory / "report.html")
-    summary(found, Console(highlight=False), directory)
-
-
-@main.command()
-def methods() -> None:
-    """List the pruning methods."""
-    from compress.methods import summaries
-
-    _list(summaries())
-
-
-@main.command()
-def models() -> None:
-    """List the built-in models."""
-    from compress_models import names
-
-    _list(
-        {
-            **names(),
-            "torchvision:NAME": "any of torchvision's classifiers",
-            "file.py:Factory": "your own, also package.module:Factory",
-        }
-    )
-
-
-@main.command()
-def recipes() -> None:
-    """List the built-in recipes."""
-    from compress.builtin_recipes import builtin
-
-    _list(builtin())
-
-
-def _list(entries: dict[str, str]) -> None:
-    width = max(map(len, entries), default=0)
-    for name, line in entries.items():
-        click.echo(f"{name:<{width}}  {line}")
+for _command in COMMANDS:
+    main.add_command(_command)

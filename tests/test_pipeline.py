@@ -352,9 +352,7 @@ class Net(nn.Module):
 """
 
 
-def test_a_network_with_sizes_written_in_its_code_needs_no_editing(
-    user: Project, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_network_with_sizes_written_in_its_code_needs_no_editing(user: Project, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "written.py").write_text(WRITTEN)
     words = user.words(recipe, "--set", "prune.0.budget.macs=0.5", "--out", tmp_path / "run")
     words[words.index("--model") + 1] = f"{tmp_path / 'written.py'}:Net"

@@ -29,7 +29,7 @@ SHAPED = frozenset(
         aten.unflatten,
         aten.view_as,
         aten.reshape_as,
-    }  # fmt: skip
+    }
 )
 """Movements whose result is the same elements in the shape that is asked for."""
 

@@ -141,7 +141,7 @@ class Liveness:
         return changed
 
     def _fill_slots(self) -> bool:
-        """No axis and no piece becomes empty; the number of rows of a layer is rounded up where dead channels allow it."""
+        """No axis and no piece becomes empty; a layer's rows are rounded up where dead channels allow it."""
         made = {(use.weight, use.out_axis) for use in self.analysis.uses}
         changed = False
         for (name, axis), roots in self._slots.items():
