@@ -30,6 +30,7 @@ class Use:
     padded: a constant column does not give a constant contribution, because zeros are padded around it.
     mergeable: columns may be added to each other (one call, no groups).
     out_axis: the axis of the parameter that makes rows.
+    pattern: the weight in the model's own number type, if that is at hand: half as much to read for its zeros.
     counted: its multiply-accumulates belong to the model's (see `compress.cost`); recurrent layers' do not.
     positions: output positions per sample; macs = weights * positions.
     """
@@ -44,6 +45,7 @@ class Use:
     fold: FoldTarget | None
     groups: int = 1
     out_axis: int = 0
+    pattern: Tensor | None = None
     counted: bool = True
     positions: int = 0
     known: Tensor = field(init=False)
@@ -54,7 +56,7 @@ class Use:
     @cached_property
     def reads(self) -> Tensor:
         """Whether a row has a nonzero weight on a column, shape (out, in)."""
-        nonzero = self.values != 0
+        nonzero = (self.values if self.pattern is None else self.pattern) != 0
         return by_column(any_along(nonzero.flatten(2), 2) if nonzero.dim() > 2 else nonzero, self.groups)
 
     @cached_property
@@ -66,8 +68,7 @@ class Use:
     @cached_property
     def constant(self) -> Tensor:
         """Rows that depend on no input, shape (out,)."""
-        unknown = self.reads[:, ~self.known] if bool(self.known.any()) else self.reads
-        return ~any_along(unknown, 1)
+        return ~any_along(self.reads & ~self.known if bool(self.known.any()) else self.reads, 1)
 
 
 def by_column(matrix: Tensor, groups: int) -> Tensor:

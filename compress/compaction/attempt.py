@@ -1,6 +1,6 @@
 """From a decision to a narrower model that runs: with its own code where that follows, else with a rewritten one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,11 +43,19 @@ class Prove(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """The reference copy that is analysed, its graph and the example it runs on."""
+    """The reference copy that is analysed, its graph and the example it runs on.
+
+    patterns: the given model's own tensors, where they are on the CPU.
+    """
 
     model: nn.Module
     example: Example
     graph: Graph
+    patterns: Mapping[str, Tensor]
+
+    def analyse(self, graph: Graph, blocks: frozenset[str] = frozenset()) -> Analysis:
+        """What the graph makes of the reference's weights."""
+        return analyse(graph, values(self.model), patterns=self.patterns, blocks=blocks)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def carry_out(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
     Raises:
         CompactionError: neither could be proved.
     """
-    analysis = analyse(subject.graph, values(subject.model))
+    analysis = subject.analyse(subject.graph)
     plan = decide(analysis).plan
     if not plan.kept:  # the same model, also where a constant output would prove nothing
         return Attempt(plan, 0.0, analysis.frozen_operators)
@@ -99,7 +107,7 @@ def rewritten(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
     taken = frozenset(name for name, _ in subject.model.named_buffers())
     blocks: frozenset[str] = frozenset()
     for _ in range(_MOST_ROUNDS):
-        analysis = analyse(graph, values(subject.model), blocks=blocks)
+        analysis = subject.analyse(graph, blocks)
         decision = decide(analysis)
         if not decision.plan.kept:
             return Attempt(decision.plan, 0.0, analysis.frozen_operators)

@@ -127,7 +127,9 @@ def prepared(model: nn.Module, inputs: ExampleInputs | Exported) -> tuple[Exampl
     example = Example.of(inputs) if not isinstance(inputs, Exported) else inputs.example
     reference = reference_copy(model)
     own = reference_inputs(reference, example)
-    return example, Subject(reference, own, load(reference, own) if given is None else given.graph)
+    graph = load(reference, own) if given is None else given.graph
+    at_hand = {name: tensor for name, tensor in values(model).items() if tensor.device.type == "cpu"}
+    return example, Subject(reference, own, graph, at_hand)
 
 
 def reference_inputs(reference: nn.Module, example: Example) -> Example:

@@ -160,15 +160,22 @@ def first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in leaf_tensors(model).items()}
 
 
-def analyse(graph: Graph, tensors: Mapping[str, Tensor], *, blocks: frozenset[str] = frozenset()) -> Analysis:
+def analyse(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    *,
+    patterns: Mapping[str, Tensor] | None = None,
+    blocks: frozenset[str] = frozenset(),
+) -> Analysis:
     """Run every operator's rule once, in order.
 
     Args:
         graph: from `load`.
         tensors: values of parameters and buffers by name.
+        patterns: the same in the model's own number type; read for their zeros only.
         blocks: nodes whose results must stay blocks (`Trace.rectangular`).
     """
-    trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, graph.batch)
+    trace = Trace(graph.owners, graph.calls, graph.fixed, tensors, graph.batch, patterns or {})
     run = _Run(graph, trace)
     for node in graph.nodes:
         if node.op == "placeholder":

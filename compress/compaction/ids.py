@@ -45,12 +45,13 @@ class ChannelIds:
     def find(self, ids: Tensor) -> Tensor:
         """The representative of each id, same shape; only the ids asked for are walked."""
         roots = self._parents[ids]
-        while True:
-            up = self._parents[roots]
-            if torch.equal(up, roots):
-                self._parents[ids] = roots
-                return roots
-            roots = up
+        up = self._parents[roots]
+        if torch.equal(up, roots):
+            return roots
+        while not torch.equal(up, roots):
+            roots, up = up, self._parents[up]
+        self._parents[ids] = roots
+        return roots
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Tie two id tensors of one shape element by element; an id that meets 0 is frozen."""

@@ -119,13 +119,20 @@ def _changed(old: Tensor, amount: Tensor | None, kept: Mapping[int, Tensor]) -> 
         if amount is not None:  # added in float64, so that the sum is rounded once
             new = (new.double().cpu() + amount).to(dtype=old.dtype, device=old.device)
         for axis, indices in kept.items():
-            new = new.index_select(axis, indices.to(new.device))
+            new = _taken(new, axis, indices)
         new = new.contiguous()
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 Numbers = Callable[[nn.Module, int, int | None], dict[str, Any]]
 """From a module, its number of groups and, if it is a norm without parameters, of channels: attributes that fit."""
+
+
+def _taken(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
+    """`tensor.index_select(axis, indices)`; numpy's is 4 times as fast along inner axes, but knows no bfloat16."""
+    if axis and tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16:
+        return torch.from_numpy(tensor.numpy().take(indices.numpy(), axis=axis))
+    return tensor.index_select(axis, indices.to(tensor.device))
 
 
 def _conv_numbers(module: nn.Module, groups: int, channels: int | None) -> dict[str, Any]:

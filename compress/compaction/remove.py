@@ -17,7 +17,7 @@ from compress.compaction.attempt import (
     rewritten,
 )
 from compress.compaction.compact import Exported, LayerChange, applied, layer_changes, prepared
-from compress.compaction.graph import analyse, values
+from compress.compaction.graph import values
 from compress.compaction.groups import ChannelGroup, in_groups
 from compress.compaction.inputs import ExampleInputs, random_inputs
 from compress.compaction.narrow import Attributes, narrowed, plan_cut
@@ -105,7 +105,7 @@ def _proved(subject: Subject, decide: Decide) -> Attempt:
     attempt = rewritten(subject, decide, keeps_shapes)
     if not attempt.plan.kept:
         return attempt
-    plan = decide(analyse(subject.graph, values(subject.model))).plan
+    plan = decide(subject.analyse(subject.graph)).plan
     own = narrowed(subject.model, plan)[0]
     tolerance = TOLERANCES[subject.graph.dtype]
     try:

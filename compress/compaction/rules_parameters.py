@@ -31,6 +31,7 @@ def linear(trace: Trace, x: Tagged, weight: Tagged, bias: Tagged | None = None) 
             rows=rows,
             cols=cols,
             values=trace.tensors[weight.source],
+            pattern=trace.patterns.get(weight.source),
             maps=channel_rows(x.value, -1),
             padded=False,
             mergeable=called_once(trace, weight.source),

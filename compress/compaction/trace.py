@@ -24,6 +24,7 @@ class Trace:
 
     owners: parameter or buffer -> its module's class. calls: -> number of operators that read it.
     fixed: buffers that keep their shape. tensors: values by name. batch: samples in the example.
+    patterns: the same tensors in the model's own number type, as far as they are at hand.
     """
 
     owners: Mapping[str, type[nn.Module]]
@@ -31,6 +32,7 @@ class Trace:
     fixed: frozenset[str]
     tensors: Mapping[str, Tensor]
     batch: int = 1
+    patterns: Mapping[str, Tensor] = field(default_factory=dict)
     ids: ChannelIds = field(default_factory=ChannelIds)
     uses: list[Use] = field(default_factory=list)
     use_at: dict[Node, Use] = field(default_factory=dict)
