@@ -48,16 +48,17 @@ def columns_of(use: Use) -> Columns:
     folds = nonzero & uniform & (not use.padded) & (use.fold is not None)
     merges = nonzero & ~folds & use.mergeable
     free = (known & ~nonzero) | folds | merges
-    return Columns(nonzero, folds, _families(maps, scale, merges), scale, free)
+    return Columns(nonzero, folds, _families(use, scale, merges), scale, free)
 
 
-def _families(maps: Tensor, scale: Tensor, merges: Tensor) -> tuple[Tensor, ...]:
-    """Columns grouped by their map up to a factor."""
+def _families(use: Use, scale: Tensor, merges: Tensor) -> tuple[Tensor, ...]:
+    """Columns of one group of the convolution, grouped by their map up to a factor."""
     members = merges.nonzero()[:, 0]
-    shapes = (maps[members] / scale[members, None]).round(decimals=_DIGITS) + 0.0  # + 0.0: -0.0 and 0.0 are one shape
-    families: dict[bytes, list[int]] = {}
+    shapes = (use.maps[members] / scale[members, None]).round(decimals=_DIGITS) + 0.0  # -0.0 and 0.0 are one shape
+    width = use.values.shape[1]
+    families: dict[tuple[int, bytes], list[int]] = {}
     for column, shape in zip(members.tolist(), shapes, strict=True):
-        families.setdefault(shape.numpy().tobytes(), []).append(column)
+        families.setdefault((column // width, shape.numpy().tobytes()), []).append(column)
     return tuple(torch.tensor(family) for family in families.values())
 
 

@@ -87,7 +87,9 @@ def _merge(solved: Liveness, index: int, use: Use, tensors: Mapping[str, Tensor]
         amount = added.setdefault(use.weight, torch.zeros_like(tensors[use.weight]))
         weight, amount = (t.transpose(0, use.out_axis) for t in (tensors[use.weight], amount))  # views: columns second
         ratios = (scale[lost] / scale[kept]).reshape(1, -1, *[1] * (weight.dim() - 2))
-        amount[:, kept] += (weight[:, lost] * ratios).sum(1)
+        group, width, height = kept // weight.shape[1], weight.shape[1], weight.shape[0] // use.groups
+        rows = slice(group * height, (group + 1) * height)  # all of them, unless the convolution is grouped
+        amount[rows, kept % width] += (weight[rows, lost % width] * ratios).sum(1)
 
 
 def narrowed(model: nn.Module, plan: Plan) -> tuple[nn.Module, Attributes]:

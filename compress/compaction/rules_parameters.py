@@ -84,10 +84,12 @@ def convolution(
             rows=rows,
             cols=cols,
             values=trace.tensors[weight.source],
+            pattern=trace.patterns.get(weight.source),
             groups=groups,
             maps=channel_rows(x.value, 1),
             padded=padding == "same" or (not same and any(listed(padding, axes))),
-            mergeable=groups == 1 and called_once(trace, weight.source),
+            # with one column per group there is nothing to merge with
+            mergeable=(groups == 1 or weight.ids.shape[1] > 1) and called_once(trace, weight.source),
             fold=fold_target(trace, weight.source, bias),
         )
     )

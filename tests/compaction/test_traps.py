@@ -92,6 +92,20 @@ def test_padded_constants_keep_one_representative() -> None:
     torch.testing.assert_close(result.model[2].weight[:, 0], merged)
 
 
+def test_padded_constants_of_wide_groups_keep_one_position() -> None:
+    model = prepared(
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1, groups=2))
+    ).double()
+    with torch.no_grad():
+        for position in (0, 1, 2):  # of both groups of 4
+            model[0].weight[[position, 4 + position]] = 0
+            model[0].bias[[position, 4 + position]] = torch.tensor([1.0 + position, 3.0 - position]).double()
+    x = example((3, 5, 5)).double()
+    result = compact(model, x)
+    assert (8, 4) == outs(result)["0"]
+    torch.testing.assert_close(result.model(x[:1]), model(x[:1]))
+
+
 def test_constant_that_a_relu_turns_to_zero_needs_no_representative() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
     with torch.no_grad():
