@@ -115,7 +115,8 @@ def rewritten(subject: Subject, decide: Decide, prove: Prove) -> Attempt:
         created = frozenset(plan.added) - set(values(subject.model))
         rewriter = Rewriter(graph, analysis, decision.alive, plan.groups, created, taken)
         try:
-            forward = Forward(rewriter.run(), rewriter.constants, graph.result)
+            inputs = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in subject.example.leaves)
+            forward = Forward(rewriter.run(), rewriter.constants, graph.result, inputs)
         except NotABlock as refusal:
             if refusal.nodes <= blocks:
                 break

@@ -1,20 +1,22 @@
 """Remove everything a network computes in vain, and prove that nothing else changed."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from compress.compaction.analysis import Analysis
 from compress.compaction.attempt import Attempt, Decision, Subject, carry_out
-from compress.compaction.forward import install, to_data
+from compress.compaction.forward import install, installed, to_data
 from compress.compaction.graph import Graph, leaf_tensors, load, reference_copy, values
 from compress.compaction.inputs import Example, ExampleInputs, random_inputs
 from compress.compaction.liveness import Liveness
-from compress.compaction.narrow import Attributes, make_plan, narrowed
+from compress.compaction.narrow import CHANGES, Attributes, make_plan, narrowed
 from compress.compaction.verify import differences, prove
-from compress.errors import UsageError
+from compress.errors import CompactionError, UsageError, first_line
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ def compact(model: nn.Module, example_inputs: ExampleInputs | Exported, *, round
         channels_removed=sum(layer.out_before - layer.out_after for layer in layers),
         max_abs_error=shipped_error(model, result, example),
         max_error_relative=attempt.error,
-        proof_dtype=str(subject.graph.dtype).removeprefix("torch."),
+        proof_dtype=str(typical_dtype(subject.model)).removeprefix("torch."),
         frozen_operators=(*attempt.frozen_operators, *unreached(subject.graph, subject.model)),
-        rewritten=attempt.forward is not None,
+        rewritten=installed(result) is not None,
         attributes=attributes,
     )
 
@@ -125,6 +127,10 @@ def prepared(model: nn.Module, inputs: ExampleInputs | Exported) -> tuple[Exampl
     if given is not None and given.shapes != _shapes(model):
         raise UsageError("the exported graph belongs to a model of other shapes; export this one")
     example = Example.of(inputs) if not isinstance(inputs, Exported) else inputs.example
+    try:
+        example = example.ordered(inspect.signature(model.forward))
+    except TypeError as cause:
+        raise UsageError(f"the model does not take these inputs: {cause}") from cause
     reference = reference_copy(model)
     own = reference_inputs(reference, example)
     graph = load(reference, own) if given is None else given.graph
@@ -132,10 +138,14 @@ def prepared(model: nn.Module, inputs: ExampleInputs | Exported) -> tuple[Exampl
     return example, Subject(reference, own, graph, at_hand)
 
 
+def typical_dtype(model: nn.Module) -> torch.dtype:
+    """The number type of the first floating-point parameter; float64 if there is none."""
+    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float64)
+
+
 def reference_inputs(reference: nn.Module, example: Example) -> Example:
     """The example as a reference copy takes it."""
-    typical = next((p.dtype for p in reference.parameters() if p.dtype.is_floating_point), None)
-    return example.reference(typical or example.tensors[0].dtype)
+    return example.reference(typical_dtype(reference))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -143,11 +153,15 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def applied(model: nn.Module, attempt: Attempt) -> tuple[nn.Module, Attributes]:
-    """A copy of the given model with a proved plan carried out, and the attributes that changed."""
-    result, attributes = narrowed(model, attempt.plan)
+    """A copy of the given model with a proved plan carried out, and all that changed since it was first built."""
+    result, changes = narrowed(model, attempt.plan)
     if attempt.forward is not None:
         install(result, attempt.forward)
-        attributes.setdefault("", {})["forward"] = to_data(attempt.forward)
+        changes.setdefault("", {})["forward"] = to_data(attempt.forward)
+    attributes: Attributes = {path: dict(earlier) for path, earlier in getattr(model, CHANGES, {}).items()}
+    for path, change in changes.items():
+        attributes.setdefault(path, {}).update(change)
+    setattr(result, CHANGES, attributes)  # the next compaction starts from them
     return result, attributes
 
 
@@ -156,7 +170,13 @@ def shipped_error(model: nn.Module, result: nn.Module, example: Example) -> floa
     device = next((tensor.device for tensor in model.parameters()), example.tensors[0].device)
     placed = example.map(lambda tensor: tensor.detach().to(device))
     original, final = copy.deepcopy(model).eval(), copy.deepcopy(result).eval()
-    return max(differences(placed.run(original), placed.run(final)), default=0.0)
+    try:
+        expected, found = placed.run(original), placed.run(final)
+    except Exception as cause:  # the user's own code runs here
+        raise CompactionError(
+            f"the model does not run on the example in its own number type: {first_line(cause)}"
+        ) from cause
+    return max(differences(expected, found), default=0.0)
 
 
 def layer_changes(before: nn.Module, after: nn.Module) -> Sequence[LayerChange]:

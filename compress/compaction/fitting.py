@@ -111,6 +111,11 @@ def _scale(rewriter: "Rewriter", node: Node, args: list[Any], kwargs: dict[str, 
     assert isinstance(query, Node)
     if kwargs.get("scale") is None:
         kwargs["scale"] = concrete(query.meta["val"])[-1] ** -0.5
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if stack and "MultiheadAttention" in str(stack[-1][1]):  # evaluation shows no dropout, the module knows it
+        path = stack[-1][0]
+        parts = rewriter.attribute(f"{path}.dropout".lstrip(".")), rewriter.attribute(f"{path}.training".lstrip("."))
+        args, kwargs = _with(node, args, kwargs, "dropout_p", rewriter.result.call_function(operator.mul, parts))
     return args, kwargs
 
 

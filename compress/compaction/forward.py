@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph as FxGraph
 from torch.fx import Node
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
+from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_dumps, treespec_loads
 
-from compress.errors import UsageError
+from compress.compaction.inputs import Example
+from compress.errors import CompactionError, UsageError
 
 _ARITHMETIC = {
     f"operator.{function.__name__}": function
@@ -33,12 +34,14 @@ class Forward:
     """A forward pass over a model's own parameters.
 
     graph: ATen operators; attributes are paths into the model. constants: tensors it needs, by name.
-    result: how the results are nested.
+    result: how the results are nested. inputs: the example's arguments in order, None for a tensor; what is no
+    tensor is part of the graph.
     """
 
     graph: FxGraph
     constants: Mapping[str, Tensor]
     result: TreeSpec
+    inputs: tuple[Any, ...]
 
 
 def install(model: nn.Module, forward: Forward) -> None:
@@ -50,12 +53,16 @@ def install(model: nn.Module, forward: Forward) -> None:
     space = dict(code.globals)
     exec(code.src, space)  # torch.fx made this source from a graph of ATen operators
     run = cast(Callable[..., Any], space["forward"])
-    count = sum(node.op == "placeholder" for node in forward.graph.nodes)
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        flat = tree_leaves(list(signature.bind(self, *args, **kwargs).arguments.values())[1:])
-        if len(flat) != count:
-            raise TypeError(f"the rewritten forward takes the {count} inputs of its example, got {len(flat)}")
+        flat = Example((self, *args), kwargs).ordered(signature).leaves[1:]
+        if len(flat) != len(forward.inputs):
+            raise TypeError(
+                f"the rewritten forward takes the {len(forward.inputs)} inputs of its example, got {len(flat)}"
+            )
+        for given, fixed in zip(flat, forward.inputs, strict=True):
+            if not isinstance(given, Tensor) and given != fixed:
+                raise TypeError(f"the rewritten forward was made for {fixed!r}, got {given!r}; compact with that value")
         return tree_unflatten(list(run(self, *flat)), forward.result)
 
     call.__signature__ = signature  # type: ignore[attr-defined]  # exporters ask for the names of the inputs
@@ -84,7 +91,13 @@ def to_data(forward: Forward) -> dict[str, Any]:
         target = _name_of(node.target) if node.op == "call_function" else str(node.target)
         rows.append([node.op, target, _encode(list(node.args), numbers), _encode(dict(node.kwargs), numbers)])
     constants = {name: [str(value.dtype), value.tolist()] for name, value in forward.constants.items()}
-    return {"nodes": rows, "constants": constants, "result": treespec_dumps(forward.result)}
+    try:
+        result = treespec_dumps(forward.result)
+    except NotImplementedError as cause:
+        raise CompactionError(
+            f"results nested like this cannot be stored ({cause}); return a tuple or dictionary"
+        ) from cause
+    return {"nodes": rows, "constants": constants, "result": result, "inputs": list(forward.inputs)}
 
 
 def from_data(data: Mapping[str, Any]) -> Forward:
@@ -101,7 +114,7 @@ def from_data(data: Mapping[str, Any]) -> Forward:
         else:
             raise UsageError(f"the stored forward pass holds a {op!r}, which is no part of one")
     constants = {name: torch.tensor(value, dtype=_dtype(dtype)) for name, (dtype, value) in data["constants"].items()}
-    return Forward(graph, constants, treespec_loads(data["result"]))
+    return Forward(graph, constants, treespec_loads(data["result"]), tuple(data["inputs"]))
 
 
 def _name_of(target: Any) -> str:

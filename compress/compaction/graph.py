@@ -23,7 +23,7 @@ from compress.compaction.ids import Tagged, unlabelled
 from compress.compaction.inputs import Example
 from compress.compaction.rules import find_rule
 from compress.compaction.trace import Trace, concrete
-from compress.errors import CompactionError, first_line
+from compress.errors import CompactionError, UsageError, first_line
 
 SYMBOLS = (SymInt, SymFloat, SymBool, int, float, bool)
 """What a node that computes a size holds."""
@@ -75,17 +75,29 @@ def reference_copy(model: nn.Module) -> nn.Module:
     """
     elements = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     dtype = torch.float64 if 2.5 * 8 * elements < available_memory() else torch.float32
-    return copy.deepcopy(model).to(device="cpu", dtype=dtype).eval()
+    try:
+        return copy.deepcopy(model).to(device="cpu", dtype=dtype).eval()
+    except RuntimeError as cause:
+        raise UsageError(
+            f"the model cannot be copied ({first_line(cause)}); if torch.nn.utils.prune or weight_norm was used, "
+            "call prune.remove or remove_weight_norm first"
+        ) from cause
 
 
 def available_memory() -> float:
-    """Bytes that could be used without swapping; infinite where the system does not say."""
+    """Bytes that could be used without swapping, also by a container's limit; infinite where nothing says."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return math.inf
     kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return math.inf if kilobytes is None else 1024 * float(kilobytes)
+    free = math.inf if kilobytes is None else 1024 * float(kilobytes)
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        return min(free, float(limit) - float(used))  # "max" is no number: no limit
+    except (OSError, ValueError):
+        return free
 
 
 def load(model: nn.Module, example: Example, *, any_batch: bool = False) -> Graph:

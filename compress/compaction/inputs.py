@@ -29,6 +29,8 @@ class Example:
             example = cls((inputs,), {})
         elif isinstance(inputs, Mapping):
             example = cls((), dict(inputs))
+        elif not isinstance(inputs, Sequence) or isinstance(inputs, str):
+            example = cls((inputs,), {})
         elif len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], Mapping):
             example = cls(tuple(inputs[0]), dict(inputs[1]))
         else:
@@ -39,6 +41,16 @@ class Example:
                 f"example_inputs must be a tensor, a tuple of inputs or a dictionary of keyword inputs; got {kinds}"
             )
         return example
+
+    def ordered(self, signature: inspect.Signature) -> "Example":
+        """The same call as the signature orders it, keywords and dictionaries by their keys; TypeError if none is."""
+        bound = signature.bind(*self.args, **self.kwargs)
+        return Example(tuple(_sorted(value) for value in bound.args), _sorted(bound.kwargs))
+
+    @property
+    def leaves(self) -> list[Any]:
+        """Tensors and everything else, in order."""
+        return tree_leaves((self.args, self.kwargs))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -80,6 +92,13 @@ class Example:
             lambda leaf: free if isinstance(leaf, Tensor) and leaf.dim() else None, dict(bound)
         )
         return spec
+
+
+def _sorted(value: Any) -> Any:
+    """Dictionaries with their keys in order, at any depth of plain containers."""
+    if type(value) is dict:
+        return {key: _sorted(value[key]) for key in sorted(value, key=str)}
+    return type(value)(_sorted(item) for item in value) if type(value) in (list, tuple) else value
 
 
 def random_inputs(example: Example, *, seed: int = 0) -> list[Example]:

@@ -16,6 +16,8 @@ from compress.compaction.liveness import Liveness
 from compress.compaction.table import aten
 
 Attributes = dict[str, dict[str, Any]]
+CHANGES = "_compaction_attributes"
+"""Where a narrowed model keeps what changed since it was built."""
 
 # normalisation -> the axis of its channels
 _BARE = {aten.batch_norm: 1, aten.instance_norm: 1, aten.group_norm: 1, aten.layer_norm: -1, aten.rms_norm: -1}

@@ -17,6 +17,7 @@ from compress.compaction.attempt import (
     rewritten,
 )
 from compress.compaction.compact import Exported, LayerChange, applied, layer_changes, prepared
+from compress.compaction.forward import installed
 from compress.compaction.graph import values
 from compress.compaction.groups import ChannelGroup, in_groups
 from compress.compaction.inputs import ExampleInputs, random_inputs
@@ -66,7 +67,7 @@ def remove(model: nn.Module, example_inputs: ExampleInputs | Exported, groups: S
     result, attributes = applied(model, attempt)
     layers = tuple(layer_changes(model, result))
     removed = sum(layer.out_before - layer.out_after for layer in layers)
-    return Removal(result, layers, removed, attempt.forward is not None, attributes)
+    return Removal(result, layers, removed, installed(result) is not None, attributes)
 
 
 def _dead(analysis: Analysis, groups: Sequence[ChannelGroup]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compress.compaction.forward import from_data, install
 from compress.compaction.graph import first_names, leaf_tensors
+from compress.compaction.narrow import CHANGES
 from compress.errors import UsageError, nearest
 
 
@@ -37,6 +38,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[s
             held: dict[str, Any] = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
             held[attribute] = tensor
     _set_attributes(model, attributes)
+    setattr(model, CHANGES, {path: dict(changes) for path, changes in attributes.items()})
     forward = attributes.get("", {}).get("forward")
     if forward is not None:
         install(model, from_data(forward))

@@ -43,6 +43,8 @@ def prove(original: nn.Module, narrow: nn.Module, inputs: Sequence[Example]) -> 
                     f"the model does not run on the example in {str(dtype)[6:]}: {first_line(cause)}"
                 ) from cause
             continue
+        if seen and len(expected) != len(seen[0]):
+            continue  # one result per sample: another batch size has other results
         try:
             found = sample.run(narrow)
         except Exception as cause:
@@ -124,6 +126,8 @@ def differences(expected: Sequence[Tensor], found: Sequence[Tensor]) -> list[flo
 
 def spread(outputs: Sequence[Tensor]) -> float:
     """The largest change of any element of one output over all samples of all inputs."""
-    rows = [tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 else tensor.reshape(1, -1) for tensor in outputs]
+    rows = [t.flatten(1) if t.dim() > 1 else t.reshape(1, -1) for t in outputs if t.numel()]
+    if not rows:
+        return 0.0
     samples = torch.cat([row for row in rows if row.shape[1] == rows[0].shape[1]])
-    return float((samples.amax(0) - samples.amin(0)).max()) if samples.numel() else 0.0
+    return float((samples.amax(0) - samples.amin(0)).max())

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from compress.compaction import compact
+from compress.compaction import compact, restore
 from compress.compaction.forward import from_data, installed, to_data
 from compress.errors import UsageError
 from tests.compaction.nets import build, example, prepared, zero_rows
@@ -58,6 +59,75 @@ def test_dropout_and_normalisation_follow_training_mode() -> None:
     result.train()
     assert not torch.equal(result(x), result(x))  # dropout
     assert not torch.equal(mean, result.norm.running_mean)
+
+
+class Options(nn.Module):
+    """A size written in the code, a dictionary and an option."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, inputs: dict[str, torch.Tensor], double: bool = True) -> torch.Tensor:
+        x = torch.relu(self.a(inputs["x"]) + self.b(inputs["y"])).view(-1, 6)
+        return self.head(x * 2 if double else x)
+
+
+def test_what_is_no_tensor_is_fixed_and_dictionaries_go_by_name() -> None:
+    model = prepared(Options)
+    with torch.no_grad():
+        for tensor in (model.a.weight, model.a.bias, model.b.weight, model.b.bias):
+            tensor[:2] = 0
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    narrow = compact(model, ({"y": y, "x": x}, True)).model
+    torch.testing.assert_close(narrow({"x": x, "y": y}, True), model({"x": x, "y": y}, True))
+    torch.testing.assert_close(narrow({"y": y, "x": x}, double=True), model({"x": x, "y": y}))
+    with pytest.raises(TypeError, match="was made for True, got False"):
+        narrow({"x": x, "y": y}, False)
+
+
+@pytest.mark.parametrize("name", ["lenet5-written", "mobilenet", "gated"])
+def test_compacted_again_and_again_it_still_restores(name: str) -> None:
+    model, x = build(name)
+    zero_rows(model, 0.3, 1)
+    first = compact(model, x)
+    zero_rows(first.model, 0.3, 2)
+    second = compact(first.model, x)
+    third = compact(second.model, x)
+    assert 0 == third.channels_removed
+    assert third.rewritten == second.rewritten
+    again = restore(build(name, 4)[0], third.model.state_dict(), json.loads(json.dumps(third.attributes)))
+    with torch.no_grad():
+        assert torch.equal(third.model.eval()(x), again.eval()(x))
+
+
+def test_attention_dropout_follows_training_mode() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    model = prepared(Net)
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, :4] = 0
+    x = torch.randn(2, 5, 8)
+    result = compact(model, x)
+    assert result.rewritten
+    narrow = result.model.eval()
+    assert torch.equal(narrow(x), narrow(x))
+    narrow.train()
+    assert not torch.equal(narrow(x), narrow(x))
+
+
+def test_a_model_under_torchs_own_pruning_is_refused() -> None:
+    model, x = build("mlp")
+    model(x)
+    prune.ln_structured(model.fc1, "weight", 0.3, 2, 0)
+    with pytest.raises(UsageError, match=r"call prune\.remove"):
+        compact(model, x)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_any_batch_size_of_the_example(batch: int) -> None:
             torch.testing.assert_close(result.model(x), model(x))
 
 
-@pytest.mark.parametrize(("inputs", "found"), [((), "nothing"), (("a", 3), "str, int"), ({}, "nothing")])
+@pytest.mark.parametrize(("inputs", "found"), [((), "nothing"), (("a", 3), "str, int"), ({}, "nothing"), (3, "int")])
 def test_no_tensor_is_refused(inputs, found: str) -> None:
     with pytest.raises(UsageError, match=f"got {found}"):
         Example.of(inputs)
