@@ -34,7 +34,8 @@ fixes another size (column px). The auxiliary heads of googlenet and inception_v
 - *kept*: parameters after / before. *forward*: the narrowed model runs its own code, or a rewritten forward pass where
   sizes are written in that code; the model is then exported a second time. A proof in another number type than float64
   is named beside its error: `compact` takes float32 where two float64 copies do not fit into free memory.
-- Seconds are wall-clock of single runs, in the order of the work: `torch.export`, analysis (constants, liveness, plan),
+- Seconds are wall-clock of single runs on a machine with other work (`load_before` in the files): compare ratios. In
+  the order of the work: `torch.export`, analysis (constants, liveness, plan),
   apply (cutting the copy that is proved and the model), proof. *groups* is `channel_groups` with its own export.
   Memory is the process's peak, PyTorch's own (about 0.4 GB) included. Seconds and memory are the variant **zero**'s,
   if it has a result.
