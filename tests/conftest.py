@@ -263,6 +263,8 @@ def _run(asked: dict[str, Any], scratch: Path) -> None:
         if asked["largest"] is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        # a shell starts background jobs with it ignored, and the tests may be one
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from compress.cli import main
 
         main(asked["words"])
