@@ -157,7 +157,7 @@ def refuse_hidden_parts(subject: Subject) -> None:
             result = _train_once(subject.model, subject.example.repeated(2))
             total = sum(leaf.sum() for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad)
             found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)  # type: ignore[arg-type]
-        except Exception:  # the user's own code; what does not train has nothing to lose
+        except Exception:  # the user's own code; what cannot be trained loses no training-only part
             return
     read = [name for name, gradient in zip(parameters, found, strict=True) if gradient is not None]
     if read:

@@ -93,7 +93,7 @@ def to_data(forward: Forward) -> dict[str, Any]:
     constants = {name: [str(value.dtype), value.tolist()] for name, value in forward.constants.items()}
     try:
         result = treespec_dumps(forward.result)
-    except NotImplementedError as cause:
+    except NotImplementedError as cause:  # torch's own word for a namedtuple or a class it cannot write
         raise CompactionError(
             f"results nested like this cannot be stored ({cause}); return a tuple or dictionary"
         ) from cause

@@ -106,7 +106,7 @@ def _results(model: nn.Module, sample: Example) -> dict[str, Tensor]:
             hooks.append(module.register_forward_hook(keep))
     try:
         sample.run(model)
-    except Exception:  # how far it got is the answer
+    except Exception:  # the caller has the error already; how far it got is the answer here
         pass
     finally:
         for hook in hooks:
