@@ -1,6 +1,6 @@
 """The pruning goal, and the selection of units that meets it exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,10 +11,13 @@ from compress.errors import UsageError, nearest
 from compress.masks import rank
 from compress.units import Keep, Units
 
+FORMS = ("sparsity", "compression", "macs", "keep", "drop_points")
+"""Ways to say how much may be left."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be left; exactly one of the first four is given.
+    """What may be left; at most one of the first five is given, and none keeps all that the units allow.
 
     Sparsity, compression and macs are measured against the *dense* model, also in a later step on a
     narrower one. Counts are met exactly: the largest selection that does not exceed the goal is kept.
@@ -24,6 +27,8 @@ class Budget:
         compression: prunable weights / weights left, >= 1.
         macs: multiply-accumulates left: a fraction in (0, 1], or a count above 1.
         keep: per layer, units left: a count (int >= 1) or a fraction (float in (0, 1]); layers not named stay whole.
+        drop_points: percentage points that the held-out accuracy may fall before any retraining: the fewest units
+            stay that hold it (Wang et al. 2020, doi 10.11772/j.issn.1001-9081.2019081374).
         scope: ``global`` ranks all units together, ``layer`` takes the same fraction of every layer.
         ranking: for the global scope, ``raw`` scores or ``normalised`` by their layer's mean (layers of
             different fan-in become comparable).
@@ -34,6 +39,7 @@ class Budget:
     compression: float | None = None
     macs: float | None = None
     keep: dict[str, int | float] | None = None
+    drop_points: float | None = None
     scope: Literal["global", "layer"] = "global"
     ranking: Literal["raw", "normalised"] = "raw"
     floor: float = 0.0
@@ -41,16 +47,17 @@ class Budget:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # read when a recipe is validated
 
     def __post_init__(self) -> None:
-        given = [name for name in ("sparsity", "compression", "macs", "keep") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise UsageError(f"a budget is one of sparsity, compression, macs or keep; found {found}")
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"a budget is one of {', '.join(FORMS)}; found {' and '.join(given)}")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise UsageError(f"sparsity must be in [0, 1), got {self.sparsity:g}; for 90 % write 0.9")
         if self.compression is not None and not self.compression >= 1:
             raise UsageError(f"compression must be at least 1, got {self.compression:g}; 40 keeps 1/40 of the weights")
         if self.macs is not None and not self.macs > 0:
             raise UsageError(f"macs must be a fraction in (0, 1] or a count, got {self.macs:g}")
+        if self.drop_points is not None and not 0 <= self.drop_points < 100:
+            raise UsageError(f"drop_points must be in [0, 100), got {self.drop_points:g}; for 2 % write 2")
         if not 0 <= self.floor <= 1:
             raise UsageError(f"floor must be in [0, 1], got {self.floor:g}")
         for layer, amount in (self.keep or {}).items():
@@ -63,15 +70,26 @@ class Budget:
         """Say the goal in a few words, for progress lines."""
         if self.keep is not None:
             return f"keep {sum(self.keep.values()):g} in {len(self.keep)} layers"
-        name = next(n for n in ("sparsity", "compression", "macs") if getattr(self, n) is not None)
-        return f"{name} {getattr(self, name):g}"
+        name = next((n for n in FORMS if getattr(self, n) is not None), None)
+        return f"{name} {getattr(self, name):g}" if name else "all that the units allow"
 
 
 Relax = Callable[[float], float]
 """Maps the final kept fraction to the one in force now; the identity at the end of a schedule."""
 
 
-def select(budget: Budget, units: Units, scores: dict[str, Tensor], relax: Relax = lambda kept: kept) -> Keep:
+def ending(kept: float) -> float:
+    """The goal itself."""
+    return kept
+
+
+def select(
+    budget: Budget,
+    units: Units,
+    scores: Mapping[str, Tensor],
+    relax: Relax = ending,
+    accuracy: Callable[[Keep], float] | None = None,
+) -> Keep:
     """Units that stay: those with the largest scores, as many as the budget allows.
 
     For element units and scores ``|v|`` this is the Euclidean projection of ``v`` onto the budget's set
@@ -80,24 +98,57 @@ def select(budget: Budget, units: Units, scores: dict[str, Tensor], relax: Relax
     Args:
         budget: the goal.
         units: what is counted, and the cost of a selection.
-        scores: one tensor of shape (units,) per layer, larger = more important, finite.
+        scores: one tensor of shape (units,) per layer, larger = more important; -inf is dropped first.
         relax: schedule of the kept fraction.
+        accuracy: held-out accuracy of a selection; needed for ``drop_points``.
 
     Raises:
         UsageError: ``keep`` names a layer that does not exist, or the goal cannot be met even with the floor.
     """
+    allowed = units.allowed(scores)
+    # What a pattern forbids ranks last, so the counts stay exact.
+    ranked = {name: score.where(allowed[name], -torch.inf) for name, score in scores.items()}
+    keep = _within(budget, units, ranked, relax, accuracy)
+    return {name: kept & allowed[name] for name, kept in keep.items()}
+
+
+def _within(
+    budget: Budget,
+    units: Units,
+    scores: Mapping[str, Tensor],
+    relax: Relax,
+    accuracy: Callable[[Keep], float] | None,
+) -> Keep:
     if budget.keep is not None:
         return _select_per_layer(budget, units, scores, relax)
     path = _global_path(budget, scores) if budget.scope == "global" else _layer_path(budget, scores)
+    total = sum(units.blocks.values())
+    if budget.drop_points is not None:
+        if accuracy is None:
+            raise UsageError("drop_points needs data to measure the accuracy on; give another form of budget")
+        least = accuracy(path(total)) - budget.drop_points / 100
+        count = _fewest(lambda count: accuracy(path(count)) >= least, total)
+        return path(round(relax(count / total) * total))
     if budget.macs is not None:
         cost, dense, final = units.macs, units.dense_macs, budget.macs
         kept = final / dense if final > 1 else final
-    else:
+    elif budget.sparsity is not None or budget.compression is not None:
         cost, dense = units.weights, units.dense_weights
         kept = 1 - budget.sparsity if budget.sparsity is not None else 1 / (budget.compression or 1)
+    else:
+        return path(total)
     # A tolerance of one part in a billion keeps (1 - 0.9) * 1000 from becoming 99.
     goal = int(relax(kept) * dense * (1 + 1e-9))
-    return _largest(path, sum(units.blocks.values()), cost, goal, budget)
+    return _largest(path, total, cost, goal, budget)
+
+
+def _fewest(holds: Callable[[int], bool], total: int) -> int:
+    """Smallest count that holds, by bisection: with fewer units the accuracy falls, if not at every single one."""
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int], goal: int, budget: Budget) -> Keep:
@@ -116,11 +167,11 @@ def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int
     return path(low)
 
 
-def _floors(budget: Budget, scores: dict[str, Tensor]) -> dict[str, int]:
+def _floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
 
 
-def _global_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], Keep]:
+def _global_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
     """Selections nested by one ranking over all layers; path(0) is the floor of every layer."""
     floors = _floors(budget, scores)
     flat = []
@@ -134,7 +185,7 @@ def _global_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], K
     return lambda count: {name: r < max(count, least) for name, r in ranks.items()}
 
 
-def _layer_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], Keep]:
+def _layer_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
     """Selections that keep the same fraction of every layer."""
     floors = _floors(budget, scores)
     ranks = {name: rank(score) for name, score in scores.items()}
@@ -142,7 +193,7 @@ def _layer_path(budget: Budget, scores: dict[str, Tensor]) -> Callable[[int], Ke
     return lambda count: {name: r < max(floors[name], count * r.numel() // total) for name, r in ranks.items()}
 
 
-def _select_per_layer(budget: Budget, units: Units, scores: dict[str, Tensor], relax: Relax) -> Keep:
+def _select_per_layer(budget: Budget, units: Units, scores: Mapping[str, Tensor], relax: Relax) -> Keep:
     keep = budget.keep or {}
     for layer in keep:
         if layer not in units.blocks:

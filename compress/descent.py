@@ -56,18 +56,21 @@ class Descent:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def start(self, progress: float) -> None:
-        """Begin a step at this fraction of the phase: set the learning rate, clear the gradients."""
+    def start(self, progress: float) -> float:
+        """Begin a step at this fraction of the phase: set the learning rate and return it, clear the gradients."""
         asked = self.optimization
+        lr = asked.lr * learning_rate(asked.schedule, progress, asked.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = asked.lr * learning_rate(asked.schedule, progress, asked.warmup)
+            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
+        return lr
 
     def step(self) -> float:
-        """One step on unscaled gradients; returns the loss scale that was in force."""
+        """One step on unscaled gradients, of what has one; returns the loss scale that was in force."""
         scale = float(self.scaler.get_scale())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if any(tensor.grad is not None for group in self.optimizer.param_groups for tensor in group["params"]):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         return scale
 
 

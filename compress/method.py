@@ -4,15 +4,44 @@ A method is one frozen dataclass in one file of ``compress/methods``; its fields
 loop, model or optimizer: it reads a `View` and returns values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
-from compress.budget import Budget, Relax
+from compress.budget import Budget, Relax, ending, select
 from compress.masks import Masks, Values, burn
-from compress.units import Units
+from compress.units import Keep, Units
+
+Batch = tuple[Tensor, Tensor]
+"""Images and their targets."""
+
+
+class Probe(Protocol):
+    """What a method may ask of the network and its data; nothing it asks changes either.
+
+    The network runs in evaluation mode: normalisation statistics are frozen.
+    """
+
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """At most ``count`` batches of the training set, without augmentation; the same at every call."""
+
+    def loss(self, values: Values, batch: Batch) -> Tensor:
+        """Mean loss with these parameters; differentiable in them."""
+
+    def grads(self, values: Values, batch: Batch) -> Values:
+        """Gradients of the mean loss."""
+
+    def per_sample_grads(self, values: Values, batch: Batch) -> Values:
+        """Gradient of every sample's loss, shape (samples, ...) each: keep the batches small."""
+
+    def inputs(self, values: Values, layers: tuple[str, ...], batch: Batch) -> Mapping[str, Tensor]:
+        """What enters each of the named layers."""
+
+    def accuracy(self, values: Values) -> float:
+        """Score on the held-out part of the training set."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,8 @@ class View:
         budget: the goal.
         grads: gradients of the *effective* weights of the last step (unmasked); empty before the first step.
         relax: maps the final kept fraction to this round's goal (rounds that tighten the budget).
+        probe: loss, accuracy, activations and gradients on demand.
+        scales: names of the normalisation layers' scales (gamma).
     """
 
     values: Values
@@ -34,6 +65,44 @@ class View:
     budget: Budget
     grads: Values
     relax: Relax
+    probe: Probe
+    scales: tuple[str, ...] = ()
+
+    def select(self, scores: Mapping[str, Tensor], masks: Masks, schedule: Relax = ending) -> dict[str, Tensor]:
+        """Masks that keep the units with the largest scores, as many as the budget allows.
+
+        Args:
+            scores: one tensor of shape (units,) per block, larger = more important.
+            masks: in force; what they zero stays zero, and ranks behind all else.
+            schedule: the kept fraction in force now, from this round's goal.
+        """
+        keep = select(
+            self.budget,
+            self.units,
+            self._alive(scores, masks),
+            lambda kept: schedule(self.relax(kept)),
+            lambda keep: self.probe.accuracy(burn(self.values, both(masks, self.units.masks(keep)))),
+        )
+        return both(masks, self.units.masks(keep))
+
+    def _alive(self, scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+        """Scores in which units that are already fully masked rank behind all others."""
+        if not masks:
+            return dict(scores)
+        ones = {name: masks.get(name, torch.ones_like(value)).float() for name, value in self.values.items()}
+        present = self.units.sums(ones)
+        return {block: score.where(present[block] > 0, -torch.inf) for block, score in scores.items()}
+
+
+def everything(units: Units) -> Keep:
+    """The selection that keeps all units."""
+    return {block: torch.ones(size, dtype=torch.bool) for block, size in units.blocks.items()}
+
+
+def both(first: Masks, second: Masks) -> dict[str, Tensor]:
+    """Entries kept by both masks; a tensor only one of them names is left to that one."""
+    shared = {name: first[name] & second[name] for name in first if name in second}
+    return {**first, **second, **shared}
 
 
 @dataclass(frozen=True)
@@ -44,11 +113,13 @@ class Clock:
         step: optimizer steps done in this phase, from 1.
         steps: optimizer steps of the whole phase.
         steps_per_epoch: optimizer steps of one epoch.
+        lr: learning rate of the step.
     """
 
     step: int
     steps: int
     steps_per_epoch: int
+    lr: float = 0.0
 
     @property
     def progress(self) -> float:
@@ -94,18 +165,28 @@ class PruningMethod:
     """Base of every method; the defaults train normally under the masks in force.
 
     The loop calls ``init`` once, ``effective`` and ``penalty`` at every step, ``update`` after every optimizer
-    step, and ``finish`` at the end; it copies what is returned.
+    step, and ``finish`` at the end; it copies what is returned. Gradients are recorded in ``effective`` and
+    ``penalty`` only.
     """
 
     trains: ClassVar[bool] = True
-    """False: weights are not updated, batches are only fed forward and backward."""
+    """False: weights are not updated and normalisation statistics are frozen; batches are fed forward and backward,
+    and only the state's trainables learn."""
+    epochs: ClassVar[int] = 5
+    """Epochs of a step that does not say how many."""
+    retrains: ClassVar[bool] = True
+    """False: the values are the answer, and retraining would undo them."""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    """Kinds of unit the method cannot prune, each with one sentence why not."""
+    meets_budget: ClassVar[bool] = True
+    """False: how much is pruned is not the method's to decide."""
 
     def init(self, view: View, masks: Masks) -> State:
         """State at the start; ``masks`` are already in force and their zeros stay."""
         return State(masks=masks)
 
-    def effective(self, values: Values, state: State) -> Values:
-        """The weights the forward pass uses."""
+    def effective(self, values: Values, state: State, *, training: bool) -> Values:
+        """The weights the forward pass uses; ``training`` is False when the model is evaluated."""
         return burn(values, state.masks)
 
     def penalty(self, view: View, state: State) -> Tensor | float:
@@ -124,18 +205,3 @@ class PruningMethod:
 @dataclass(frozen=True)
 class Retrain(PruningMethod):
     """Training under fixed masks: the gradient of a dropped weight is zero, and it stays exactly zero."""
-
-
-def alive(view: View, scores: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-    """Scores in which units that are already fully masked rank behind all others."""
-    ones = {
-        name: masks.get(name, value.detach().new_ones(())).expand(value.shape) for name, value in view.values.items()
-    }
-    present = view.units.scores({name: one.float() for name, one in ones.items()})
-    return {name: score.where(present[name] > 0, -1.0) for name, score in scores.items()}
-
-
-def both(first: Masks, second: Masks) -> dict[str, Tensor]:
-    """Entries kept by both masks; a tensor only one of them names is left to that one."""
-    shared = {name: first[name] & second[name] for name in first if name in second}
-    return {**first, **second, **shared}

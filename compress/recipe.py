@@ -5,15 +5,18 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress import methods
 from compress.budget import Budget
 from compress.builtin_recipes import builtin, folder
 from compress.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from compress.method import PruningMethod
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -88,26 +91,50 @@ class Step(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = "admm"
-    units: Literal["element", "channel"] = "element"
-    budget: Budget
+    units: Annotated[str, Field(pattern=r"^(element|channel|[1-9]\d*:[1-9]\d*)$")] = "element"
+    """``element``, ``channel``, or a pattern N:M (at most N of M neighbouring weights stay)."""
+    budget: Budget = Budget()
     epochs: Count = 5
+    """The method's own number by default."""
     lr: Rate | None = None
     schedule: Schedule = "constant"
     finetune: Finetune = Finetune()
     rounds: Positive = 1
+    rewind: Count | None = None
+    """Epoch of the dense training whose weights retraining starts from (0: before any training)."""
     round_channels: Positive = 1
     """Channel counts stay multiples of this where compaction can."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: Any) -> Any:
+        """How long a step takes is the method's to say, unless the recipe does."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("method", "admm"), str):
+            return given
+        method = methods.find(given.get("method", "admm"))
+        return {"epochs": method.epochs, "finetune": Finetune() if method.retrains else Finetune(epochs=0), **given}
 
     def model_post_init(self, context: Any, /) -> None:
         """Write out the method's defaults; refuse what does not exist when the recipe is read, not hours later."""
         known = [*type(self).model_fields]
-        found = {f.name for f in dataclasses.fields(methods.find(self.method))}
+        method = methods.find(self.method)
+        found = {f.name for f in dataclasses.fields(method)}
         for knob in self.knobs:
             if knob not in found:
                 raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
+        self._check(method)
         written = dataclasses.asdict(methods.build(self.method, self.knobs))
         assert self.model_extra is not None  # extra keys are allowed
         self.model_extra.update(written)
+
+    def _check(self, method: "type[PruningMethod]") -> None:
+        kind = "channel" if self.units == "channel" else "element"
+        if kind in method.refuses:
+            raise UsageError(f"method {self.method} cannot prune {kind}s: {method.refuses[kind]}")
+        if self.finetune.epochs and not method.retrains:
+            raise UsageError(f"retraining would undo method {self.method}; set finetune.epochs = 0")
+        if ":" in self.units and int(self.units.partition(":")[0]) >= int(self.units.partition(":")[2]):
+            raise UsageError(f"pattern {self.units} prunes nothing; N must be below M, as in 2:4")
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -159,6 +186,19 @@ class Recipe(Section):
     seed: Count = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse steps that do not fit together."""
+        for number, step in enumerate(self.prune):
+            if step.rewind is not None and number:
+                raise UsageError(
+                    f"prune.{number}.rewind: only the first step can rewind; later ones work on a network that is "
+                    "narrower than the one that was trained"
+                )
+            if step.rewind is not None and step.rewind > self.train.epochs:
+                raise UsageError(
+                    f"prune.0.rewind = {step.rewind}, but the dense training has {self.train.epochs} epochs"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Every value, defaults written out, absent ones left out; JSON- and TOML-able."""

@@ -5,17 +5,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from compress.budget import Budget
+from compress.budget import Budget, Relax, ending
 from compress.descent import Optimization
 from compress.errors import RunError
 from compress.masks import Masks, Values, burn
 from compress.method import PruningMethod, Retrain, View
+from compress.probe import TaskProbe
 from compress.train import Epoch, Snapshot, Task, fit
 from compress.units import ElementUnits, Units
 
 Save = Callable[[dict[str, Any]], None]
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers whose weight scales a normalised channel."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Plan:
     prune: Optimization
     finetune: Optimization
     rounds: int = 1
+    rewind: Values | None = None
+    """Values of an early moment of the dense training; retraining starts from them."""
 
     def phases(self) -> list[Phase]:
         """Method and retraining of every round, in order."""
@@ -53,19 +59,10 @@ class Plan:
         return phases
 
 
-_PLAIN = View({}, (), ElementUnits({}, {}, 0, 0), Budget(sparsity=0.0), {}, lambda kept: kept)
-
-
 def training(task: Task, stage: str, optimization: Optimization, **hooks: Any) -> None:
     """Plain training, with every weight kept; hooks as in `run_phases`."""
     phase = Phase(stage, Retrain(), optimization, 1.0, False)
-    run_phases(
-        task,
-        [phase],
-        {},
-        lambda share: lambda values, grads: replace(_PLAIN, values=values, grads=grads),
-        **hooks,
-    )
+    run_phases(task, [phase], {}, _view(task, (), ElementUnits({}, {}, 0, 0), Budget()), **hooks)
 
 
 def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hooks: Any) -> dict[str, Tensor]:
@@ -78,21 +75,25 @@ def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hoo
         prunable: names of the prunable weights.
         hooks: as in `run_phases`.
     """
+    view = _view(task, prunable, plan.units, plan.budget)
+    return run_phases(task, plan.phases(), masks, view, rewind=plan.rewind, **hooks)
 
-    def view_at(share: float) -> Callable[[Values, Values], View]:
-        return lambda values, grads: View(
-            values, prunable, plan.units, plan.budget, grads, lambda kept: float(kept**share)
-        )
 
-    return run_phases(task, plan.phases(), masks, view_at, **hooks)
+def _view(task: Task, prunable: tuple[str, ...], units: Units, budget: Budget) -> View:
+    scales = tuple(
+        f"{name}.weight" for name, module in task.model.named_modules()
+        if isinstance(module, NORMS) and getattr(module, "weight", None) is not None
+    )  # fmt: skip
+    return View(dict(task.model.named_parameters()), prunable, units, budget, {}, ending, TaskProbe(task), scales)
 
 
 def run_phases(
     task: Task,
     phases: list[Phase],
     masks: Masks,
-    view_at: Callable[[float], Callable[[Values, Values], View]],
+    view: View,
     *,
+    rewind: Values | None = None,
     saved: dict[str, Any] | None = None,
     save: Save = lambda snapshot: None,
     report: Callable[[Epoch], None] = lambda epoch: None,
@@ -104,7 +105,8 @@ def run_phases(
         task: model (changed in place), data, device.
         phases: what to run.
         masks: masks in force at the start.
-        view_at: makes a method's view for a round's share of the budget.
+        view: what the methods see; a round's share of the budget is filled in.
+        rewind: values the weights are set back to whenever a method has chosen its masks.
         saved: a checkpoint written by ``save`` in an interrupted run of the same phases.
         save: called with a weights-only checkpoint after every epoch and between phases.
         report: called with every epoch's figures.
@@ -118,7 +120,7 @@ def run_phases(
         task.model.load_state_dict(saved["model"])
         snapshot = Snapshot(**saved["snapshot"]) if saved["snapshot"] else None
     for number, phase in enumerate(phases[start:], start):
-        view = view_at(phase.share)
+        view = replace(view, relax=_relax(phase.share))
 
         def keep(now: Snapshot, number: int = number, entering: Masks = current) -> None:
             save({"phase": number, "masks": dict(entering), "model": now.model, "snapshot": vars(now)})
@@ -129,13 +131,18 @@ def run_phases(
         )  # fmt: skip
         snapshot = None
         if phase.prunes:
-            values = dict(task.model.named_parameters())
-            outcome = phase.method.finish(view(values, {}), state)
+            with torch.no_grad():
+                outcome = phase.method.finish(view, state)
             current = dict(outcome.masks)
             _assign(task, outcome.values)
+            _assign(task, rewind)
         _burn(task, current)
         save({"phase": number + 1, "masks": current, "model": task.model.state_dict(), "snapshot": None})
     return current
+
+
+def _relax(share: float) -> Relax:
+    return lambda kept: float(kept**share)
 
 
 @torch.no_grad()

@@ -114,6 +114,7 @@ class Run:
 def dense(run: Run) -> Payload:
     """Train the dense model, or take the weights given."""
     recipe = run.recipe
+    rewind = recipe.prune[0].rewind if recipe.prune else None
     depends = {
         "tool": __version__,
         "model": {"source": _source(recipe.model.name), "options": recipe.model.options},
@@ -124,6 +125,7 @@ def dense(run: Run) -> Payload:
             **recipe.data.model_dump(mode="json", exclude={"name", "root", "workers"}),
         },
         "train": recipe.train.model_dump(mode="json"),
+        "rewind": rewind,
         "seed": recipe.seed,
         "precision": str(run.autocast),
     }
@@ -134,8 +136,20 @@ def dense(run: Run) -> Payload:
             load_weights(model, recipe.model.weights)
         task, history = run.task(model), list[dict[str, Any]]()
         optimization = Optimization(**recipe.train.model_dump())
-        rounds.training(task, "dense", optimization, **run.hooks("dense", history))
-        return _payload(run, task, {}, history)
+        early: dict[str, Tensor] = {}
+        hooks = run.hooks("dense", history)
+        if hooks["saved"]:
+            early.update(hooks["saved"].get("early", {}))
+        elif rewind == 0:
+            early.update(_copied(task.model))
+
+        def save(snapshot: dict[str, Any], write: rounds.Save = hooks["save"]) -> None:
+            if snapshot["snapshot"] and snapshot["snapshot"]["epoch"] == rewind:
+                early.update(_copied(task.model))
+            write({**snapshot, "early": early})
+
+        rounds.training(task, "dense", optimization, **{**hooks, "save": save})
+        return {**_payload(run, task, {}, history), "early": early}
 
     return run.stage("dense", "dense", depends, work, recipe.train.epochs)
 
@@ -188,6 +202,10 @@ def compaction(run: Run, number: int, before: Payload) -> Payload:
     return run.stage(f"compact-{number}", f"compact-{number}", {"round": multiple}, work)
 
 
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
+
+
 def example(data: Data) -> Tensor:
     """Two normalised images of the held-out part, on the CPU."""
     images, _ = next(iter(data.held_out.batches(2)))
@@ -213,6 +231,7 @@ def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     return rounds.Plan(
         title, methods.build(step.method, step.knobs), _units(run, step, task), step.budget,
         Optimization(**{**train, **own}), Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
+        run.payloads["dense"]["early"] if step.rewind is not None else None,
     )  # fmt: skip
 
 
@@ -225,7 +244,9 @@ def _units(run: Run, step: Step, task: Task) -> Units:
         groups = channel_groups(contiguous, example(run.data))
         return ChannelUnits.of(groups, dict(model.named_parameters()), positions, whole["weights"], whole["macs"])
     shapes = {name: value.shape for name, value in model.named_parameters() if name in positions}
-    return ElementUnits(shapes, positions, whole["weights"], whole["macs"])
+    most, _, of = step.units.partition(":")
+    pattern = (int(most), int(of)) if of else None
+    return ElementUnits(shapes, positions, whole["weights"], whole["macs"], pattern)
 
 
 def _attributes(run: Run) -> dict[str, Any]:

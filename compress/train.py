@@ -3,8 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -101,7 +101,10 @@ class Trainee(nn.Module):
         self.effective: Values = {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.effective = self.method.effective(dict(self.model.named_parameters()), self.state)
+        values: Values = dict(self.model.named_parameters())
+        if not self.method.trains:  # gradients are wanted, but the parameters are not to learn
+            values = {name: value.detach().requires_grad_() for name, value in values.items()}
+        self.effective = self.method.effective(values, self.state, training=True)
         for value in self.effective.values():
             if value.requires_grad and not value.is_leaf:
                 value.retain_grad()  # methods read the gradient of the weight that was used, dropped ones included
@@ -111,10 +114,9 @@ class Trainee(nn.Module):
     def grads(self, scale: float = 1.0) -> Values:
         """Gradients of the effective weights of the last backward pass, the loss scale taken out."""
         found = {name: value.grad for name, value in self.effective.items() if value.grad is not None}
-        # A leaf is a parameter itself: the scaler has unscaled it already.
-        return {
-            name: grad if self.effective[name].is_leaf or scale == 1 else grad / scale for name, grad in found.items()
-        }
+        # A leaf of training is a parameter itself: the scaler has unscaled it already.
+        done = {name for name in found if self.effective[name].is_leaf and self.method.trains}
+        return {name: grad if name in done or scale == 1 else grad / scale for name, grad in found.items()}
 
 
 def derive(seed: int, *path: object) -> int:
@@ -133,7 +135,7 @@ def fit(
     optimization: Optimization,
     method: PruningMethod,
     masks: Masks,
-    view: Callable[[Values, Values], View],
+    view: View,
     *,
     stage: str,
     snapshot: Snapshot | None = None,
@@ -148,7 +150,7 @@ def fit(
         optimization: epochs, batch size, optimizer and its schedule.
         method: its hooks are called at every step.
         masks: masks in force at the start.
-        view: makes the method's view from live values and gradients.
+        view: the method's view; values and gradients are filled in.
         stage: name of the phase; part of every seed.
         snapshot: where an interrupted run of the same phase stood; continues bit for bit.
         save: called with a snapshot after every epoch.
@@ -158,19 +160,23 @@ def fit(
     Raises:
         RunError: the loss is not finite.
     """
-    state = method.init(view(dict(task.model.named_parameters()), {}), masks)
+    view = replace(view, values=dict(task.model.named_parameters()))
+    with torch.no_grad():
+        state = method.init(view, masks)
     if snapshot:
         task.model.load_state_dict(snapshot.model)
         state = load_state(snapshot.state, state, task.device)
     trainee = Trainee(task.model, method, state)
-    descent = Descent.of(optimization, task.model.parameters(), state.trainable, task.device, task.autocast)
+    learning = task.model.parameters() if method.trains else ()
+    descent = Descent.of(optimization, learning, state.trainable, task.device, task.autocast)
     if snapshot:
         descent.load_state_dict(snapshot.descent)
     weights = cost.prunable(task.model)
     for epoch in range(snapshot.epoch if snapshot else 0, optimization.epochs):
         started = time.monotonic()
         loss = _epoch(task, trainee, descent, view, epoch, stage, tick)
-        values = method.effective(dict(task.model.named_parameters()), trainee.state)
+        with torch.no_grad():
+            values = method.effective(view.values, trainee.state, training=False)
         accuracy, sparsity = evaluate(task, task.data.held_out, values), _sparsity(values, weights, task.dense_weights)
         seconds = time.monotonic() - started
         metrics = trainee.state.metrics
@@ -183,7 +189,7 @@ def _epoch(
     task: Task,
     trainee: Trainee,
     descent: Descent,
-    view: Callable[[Values, Values], View],
+    view: View,
     epoch: int,
     stage: str,
     tick: Callable[[float], None],
@@ -192,21 +198,24 @@ def _epoch(
     optimization = descent.optimization
     torch.manual_seed(derive(task.seed, stage, epoch, "dropout"))
     generator = torch.Generator().manual_seed(derive(task.seed, stage, epoch, "batches"))
-    values = dict(task.model.named_parameters())
+    method = trainee.method
     whole, rest = divmod(len(task.data.train), optimization.batch_size)
     # A last batch of one image is left out: batch normalisation cannot train on it.
     per_epoch = whole + (rest > 1) or 1
-    task.model.train(trainee.method.trains)
+    task.model.train(method.trains)
     total = torch.zeros((), device=task.device)
     for index, batch in enumerate(task.data.train.batches(optimization.batch_size, generator=generator, augment=True)):
         if index == per_epoch:
             break
-        clock = Clock(epoch * per_epoch + index + 1, optimization.epochs * per_epoch, per_epoch)
-        descent.start((clock.step - 1) / clock.steps)
-        loss = _backward(task, trainee, view(values, {}), descent, batch)
-        scale = descent.step() if trainee.method.trains else 1.0
-        answer = trainee.method.update(view(values, trainee.grads(scale)), trainee.state, clock)
-        trainee.state = _apply(answer, values)
+        step, steps = epoch * per_epoch + index, optimization.epochs * per_epoch
+        lr = descent.start(step / steps)
+        loss = _backward(task, trainee, view, descent, batch)
+        scale = descent.step()
+        with torch.no_grad():
+            now = replace(view, grads=trainee.grads(scale))
+            trainee.state = _apply(
+                method.update(now, trainee.state, Clock(step + 1, steps, per_epoch, lr)), view.values
+            )
         total += loss
         if index % 50 == 0 or index == per_epoch - 1:
             tick((index + 1) / per_epoch)
@@ -229,13 +238,11 @@ def _backward(task: Task, trainee: Trainee, view: View, descent: Descent, batch:
         distance = task.distance(outputs, images) if share else 0.0
     loss = (1 - share) * task.loss(outputs, labels) + share * distance
     total: Tensor = loss + trainee.method.penalty(view, trainee.state)
-    if trainee.method.trains:
-        total = descent.scaler.scale(total)
+    total = descent.scaler.scale(total)
     total.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-@torch.no_grad()
 def _apply(answer: State | tuple[State, Values], values: Values) -> State:
     if isinstance(answer, State):
         return answer
@@ -246,12 +253,12 @@ def _apply(answer: State | tuple[State, Values], values: Values) -> State:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, the former mode restored."""
+def evaluating(model: nn.Module, *, record: bool = False) -> Iterator[None]:
+    """Evaluation mode, without gradients unless they are to be recorded; the former mode restored."""
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with nullcontext() if record else torch.inference_mode():
             yield
     finally:
         model.train(training)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.compaction import ChannelGroup
-from compress.masks import Masks, Values
+from compress.masks import Values
 
 Keep = dict[str, Tensor]
 """Per block, bool of shape (units,), True = stays."""
@@ -34,12 +34,32 @@ class Units(ABC):
         """Number of units per layer, by the layer's name."""
 
     @abstractmethod
-    def scores(self, values: Values) -> dict[str, Tensor]:
-        """L2 norm of every unit, shape (units,) per block, float32."""
+    def sums(self, entries: Values) -> dict[str, Tensor]:
+        """Sum over each unit of an amount per entry, shape (units,) per block, float32; differentiable.
+
+        Args:
+            entries: amounts in the shape of their parameter; a parameter not named counts nothing.
+        """
 
     @abstractmethod
-    def masks(self, keep: Keep) -> Masks:
+    def spread(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give every entry its unit's amount, in the shape of its parameter; entries of no unit get 1.
+
+        Args:
+            amounts: shape (units,) per block.
+        """
+
+    @abstractmethod
+    def allowed(self, scores: Mapping[str, Tensor]) -> Keep:
+        """Units that may stay at all, given their scores; a pattern allows only some."""
+
+    @abstractmethod
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        """L2 norm of every unit, shape (units,) per block, float32; differentiable, with gradient 0 at 0."""
+
+    def masks(self, keep: Keep) -> dict[str, Tensor]:
         """Masks that zero exactly what belongs to the units that go."""
+        return self.spread(keep)
 
     @abstractmethod
     def weights(self, keep: Keep) -> int:
@@ -59,27 +79,49 @@ def layer_name(parameter: str) -> str:
 class ElementUnits(Units):
     """Every prunable weight is a unit.
 
+    With an N:M pattern, at most N of M neighbours along the input axis stay (2:4 of NVIDIA's sparse tensor
+    cores: Mishra et al. 2021, arXiv:2104.08378); a weight whose input axis is no multiple of M stays whole.
+
     Attributes:
         shapes: shape per prunable parameter.
         positions: multiply-accumulates per single weight entry, per parameter.
+        pattern: (N, M), or None for any selection.
     """
 
     shapes: Mapping[str, torch.Size]
     positions: Mapping[str, int]
     dense_weights: int
     dense_macs: int
+    pattern: tuple[int, int] | None = None
     noun: ClassVar[str] = "weight"
 
     @property
     def blocks(self) -> Mapping[str, int]:
         return {layer_name(name): shape.numel() for name, shape in self.shapes.items()}
 
-    def scores(self, values: Values) -> dict[str, Tensor]:
+    def sums(self, entries: Values) -> dict[str, Tensor]:
         # reshape, not view: trained weights may be channels_last
-        return {layer_name(name): values[name].detach().abs().float().reshape(-1) for name in self.shapes}
+        return {layer_name(name): entries[name].float().reshape(-1) for name in self.shapes if name in entries}
 
-    def masks(self, keep: Keep) -> Masks:
-        return {name: keep[layer_name(name)].view(shape) for name, shape in self.shapes.items()}
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        return self.sums({name: values[name].abs() for name in self.shapes})
+
+    def spread(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: amounts[layer_name(name)].view(shape) for name, shape in self.shapes.items()}
+
+    def allowed(self, scores: Mapping[str, Tensor]) -> Keep:
+        return {layer_name(name): self._pattern(scores[layer_name(name)], shape) for name, shape in self.shapes.items()}
+
+    def _pattern(self, score: Tensor, shape: torch.Size) -> Tensor:
+        if self.pattern is None or shape[1] % self.pattern[1]:
+            return torch.ones_like(score, dtype=torch.bool)
+        most, of = self.pattern
+        groups = score.view(shape).movedim(1, -1).reshape(-1, of)
+        # rank, not value: of equal neighbours only N stay
+        ranks = groups.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        inner = shape[:1] + shape[2:] + shape[1:2]
+        kept: Tensor = (ranks < most).view(inner).movedim(-1, 1).reshape(-1)
+        return kept
 
     def weights(self, keep: Keep) -> int:
         return sum(int(kept.sum()) for kept in keep.values())
@@ -150,27 +192,29 @@ class ChannelUnits(Units):
     def blocks(self) -> Mapping[str, int]:
         return self.sizes
 
-    def scores(self, values: Values) -> dict[str, Tensor]:
-        squares = {}
-        for block, slots in self.layers.items():
-            total = torch.zeros(self.sizes[block] + 1, device=values[slots[0].name].device)
-            for slot in slots:
-                if slot.producer:
-                    cut = values[slot.name].detach().float().movedim(slot.axis, 0)
-                    rows = cut.reshape(len(cut), -1).square().sum(1)
-                    # unit -1 lands in the spare last cell
-                    total.index_add_(0, slot.unit.to(rows.device) % (self.sizes[block] + 1), rows)
-            squares[block] = total[:-1].sqrt()
-        return squares
+    def sums(self, entries: Values) -> dict[str, Tensor]:
+        return {
+            block: torch.stack([_per_unit(entries[s.name], s, size) for s in slots]).sum(0)
+            for block, size in self.sizes.items()
+            if (slots := [s for s in self.layers[block] if s.producer and s.name in entries])
+        }
 
-    def masks(self, keep: Keep) -> Masks:
-        masks: dict[str, Tensor] = {}
-        for (name, axis), kept in self._kept(keep, producers_only=True).items():
+    def scores(self, values: Values) -> dict[str, Tensor]:
+        squares = self.sums({name: value.square() for name, value in values.items()})
+        # clamped: the slope of a square root at 0 is infinite
+        return {block: square.clamp_min(1e-30).sqrt() * (square > 0) for block, square in squares.items()}
+
+    def spread(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        spread: dict[str, Tensor] = {}
+        for (name, axis), amount in self._along(amounts, producers_only=True).items():
             shape = [1] * len(self.shapes[name])
             shape[axis] = -1
-            mask = kept.view(shape).expand(self.shapes[name])
-            masks[name] = masks[name] & mask if name in masks else mask.clone()
-        return masks
+            whole = amount.view(shape).expand(self.shapes[name])
+            spread[name] = spread[name] * whole if name in spread else whole.clone()
+        return spread
+
+    def allowed(self, scores: Mapping[str, Tensor]) -> Keep:
+        return {block: torch.ones_like(score, dtype=torch.bool) for block, score in scores.items()}
 
     def weights(self, keep: Keep) -> int:
         return sum(self._left(keep).values())
@@ -181,22 +225,30 @@ class ChannelUnits(Units):
     def _left(self, keep: Keep) -> dict[str, int]:
         """Weights left per prunable parameter after the channels that go are cut from both sides."""
         sizes = {name: list(self.shapes[name]) for name in self.positions}
-        for (name, axis), kept in self._kept(keep, producers_only=False).items():
+        for (name, axis), kept in self._along(keep, producers_only=False).items():
             if name in sizes:
                 sizes[name][axis] = int(kept.sum())
         return {name: torch.Size(size).numel() for name, size in sizes.items()}
 
-    def _kept(self, keep: Keep, *, producers_only: bool) -> dict[tuple[str, int], Tensor]:
-        """Per cut axis, bool of the axis' size: which indices stay."""
-        kept: dict[tuple[str, int], Tensor] = {}
+    def _along(self, amounts: Mapping[str, Tensor], *, producers_only: bool) -> dict[tuple[str, int], Tensor]:
+        """Per cut axis, the amount of every index along it: its unit's, 1 where it belongs to none."""
+        along: dict[tuple[str, int], Tensor] = {}
         for block, slots in self.layers.items():
-            stays = torch.cat([keep[block], keep[block].new_ones(1)])
+            padded = torch.cat([amounts[block], amounts[block].new_ones(1)])
             for slot in slots:
                 if slot.producer or not producers_only:
-                    now = stays[slot.unit.to(stays.device)]
+                    now = padded[slot.unit.to(padded.device)]  # unit -1 reads the spare last cell
                     key = (slot.name, slot.axis)
-                    kept[key] = kept[key] & now if key in kept else now
-        return kept
+                    along[key] = along[key] * now if key in along else now
+        return along
+
+
+def _per_unit(entry: Tensor, slot: Slot, size: int) -> Tensor:
+    """Sum of an entry-wise amount over each unit of a slot, shape (size,)."""
+    cut = entry.float().movedim(slot.axis, 0)
+    rows = cut.reshape(len(cut), -1).sum(1)
+    # unit -1 lands in the spare last cell
+    return rows.new_zeros(size + 1).index_add(0, slot.unit.to(rows.device) % (size + 1), rows)[:-1]
 
 
 def gather(

@@ -1,6 +1,7 @@
 """Small pieces that several tests build on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,44 @@ def element_units(values: Values, positions: int = 1) -> ElementUnits:
     return ElementUnits(shapes, dict.fromkeys(values, positions), total, total * positions)
 
 
-def view_of(values: Values, budget: Budget, relax: Callable[[float], float] = lambda kept: kept) -> View:
+@dataclass(frozen=True)
+class FunctionProbe:
+    """A probe of a plain function of the parameters: ``outputs(values, inputs)`` with squared error."""
+
+    outputs: Callable[[Values, Tensor], Tensor] = lambda values, inputs: inputs
+    data: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def batches(self, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(x[:size], y[:size]) for x, y in self.data[:count]])
+
+    def loss(self, values: Values, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return 0.5 * (self.outputs(values, batch[0]) - batch[1]).square().sum() / len(batch[1])
+
+    def grads(self, values: Values, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        with torch.enable_grad():
+            found = torch.autograd.grad(self.loss(leaves, batch), list(leaves.values()))
+        return dict(zip(leaves, found, strict=True))
+
+    def per_sample_grads(self, values: Values, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        each = [self.grads(values, (x[None], y[None])) for x, y in zip(*batch, strict=True)]
+        return {name: torch.stack([grads[name] for grads in each]) for name in values}
+
+    def inputs(self, values: Values, layers: tuple[str, ...], batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys(layers, batch[0])
+
+    def accuracy(self, values: Values) -> float:
+        return -float(self.loss(values, self.data[0]))
+
+
+def view_of(
+    values: Values,
+    budget: Budget,
+    relax: Callable[[float], float] = lambda kept: kept,
+    probe: FunctionProbe = FunctionProbe(),
+) -> View:
     """A view in which every tensor is prunable."""
-    return View(values, tuple(values), element_units(values), budget, {}, relax)
+    return View(values, tuple(values), element_units(values), budget, {}, relax, probe)
 
 
 class TinyNet(nn.Module):

@@ -75,7 +75,6 @@ def test_compression_is_reached_to_the_weight(compression: float) -> None:
         ({"keep": {"a": 0}}, "keep.a"),
         ({"keep": {"a": 1.5}}, "keep.a"),
         ({"sparsity": 0.5, "floor": 2.0}, "floor"),
-        ({}, "found none"),
         ({"sparsity": 0.5, "macs": 0.5}, "sparsity and macs"),
     ],
 )
@@ -97,3 +96,18 @@ def test_more_than_the_layer_has_is_refused() -> None:
 def test_a_goal_below_the_floor_is_refused() -> None:
     with pytest.raises(UsageError, match="ask for less"):
         kept(Budget(compression=40))
+
+
+def test_without_a_form_everything_stays() -> None:
+    assert {"a": 10, "b": 30} == kept(Budget())
+
+
+def test_drop_keeps_the_fewest_that_hold_the_accuracy() -> None:
+    """Accuracy 1 % per weight that stays: 7 points may go, so 7 of 40 weights go, the smallest first."""
+    counts = kept(Budget(drop_points=7), accuracy=lambda keep: sum(int(k.sum()) for k in keep.values()) / 100)
+    assert {"a": 10, "b": 23} == counts
+
+
+def test_drop_without_data_is_refused() -> None:
+    with pytest.raises(UsageError, match="accuracy"):
+        kept(Budget(drop_points=7))

@@ -10,6 +10,7 @@ from compress.descent import Optimization
 from compress.errors import RunError
 from compress.method import Outcome, PruningMethod, State, View
 from compress.methods.admm import ADMM
+from compress.methods.gradual import Gradual
 from compress.methods.magnitude import Magnitude
 from compress.rounds import Plan, prune, training
 from compress.train import Task
@@ -27,7 +28,7 @@ def zeros(task: Task) -> float:
     return 1 - sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
 
 
-@pytest.mark.parametrize("method", [ADMM(), Magnitude(), Magnitude(mode="gradual")])
+@pytest.mark.parametrize("method", [ADMM(), Magnitude(), Gradual()])
 def test_the_budget_is_met_to_the_weight(method: PruningMethod) -> None:
     task = tiny_task()
     masks = prune(task, plan(task, method), {}, prunable(task.model))

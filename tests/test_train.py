@@ -19,14 +19,13 @@ from tests.support import tiny_data, tiny_task, view_of
 BUDGET = Budget(sparsity=0.5)
 
 
-def view(values: Values, grads: Values) -> View:
-    weights = {name: value for name, value in values.items() if value.dim() > 1}
-    return replace(view_of(weights, BUDGET), values=values, grads=grads)
+def view(task: Task) -> View:
+    return view_of({name: value for name, value in task.model.named_parameters() if value.dim() > 1}, BUDGET)
 
 
 def run(task: Task, epochs: int = 3, method: PruningMethod | None = None, **hooks: Any) -> State:
     optimization = Optimization(epochs, batch_size=16, lr=1e-2)
-    return fit(task, optimization, method or Retrain(), hooks.pop("masks", {}), view, stage="test", **hooks)
+    return fit(task, optimization, method or Retrain(), hooks.pop("masks", {}), view(task), stage="test", **hooks)
 
 
 def test_training_learns() -> None:
@@ -109,7 +108,7 @@ def test_trainables_and_returned_values_reach_the_model() -> None:
         def init(self, view: View, masks: Masks) -> State:
             return State(masks, trainable={"scale": torch.ones(1, requires_grad=True)})
 
-        def effective(self, values: Values, state: State) -> Values:
+        def effective(self, values: Values, state: State, *, training: bool) -> Values:
             return {**values, "fc.weight": values["fc.weight"] * state.trainable["scale"]}
 
         def update(self, view: View, state: State, clock: Clock) -> tuple[State, Values]:
@@ -190,7 +189,7 @@ def test_distillation_alone_imitates_the_teacher() -> None:
     run(teacher, epochs=8)
     student = replace(tiny_task(), teacher=teacher.model.eval())
     optimization = Optimization(12, batch_size=16, lr=1e-2, distill=1.0)
-    fit(student, optimization, Retrain(), {}, view, stage="test")
+    fit(student, optimization, Retrain(), {}, view(student), stage="test")
     assert evaluate(student, student.data.test) > 0.9
 
 

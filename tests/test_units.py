@@ -105,3 +105,31 @@ def test_elements_cost_one_weight_and_their_positions() -> None:
     keep = {"a": torch.tensor([True, False, False, True, True, False])}
     assert (3, 30) == (units.weights(keep), units.macs(keep))
     assert [[True, False, False], [True, True, False]] == units.masks(keep)["a.weight"].tolist()
+
+
+def test_a_pattern_keeps_n_of_every_m_along_the_input_axis() -> None:
+    units = ElementUnits({"a.weight": torch.Size((2, 4)), "b.weight": torch.Size((2, 3))}, {}, 14, 14, (2, 4))
+    values = {"a.weight": torch.tensor([[1.0, 4, 3, 2], [9, 9, 9, 9]]), "b.weight": torch.ones(2, 3)}
+    keep = units.masks(select(Budget(), units, units.scores(values)))
+    assert [[False, True, True, False], [True, True, False, False]] == keep["a.weight"].tolist()
+    assert bool(keep["b.weight"].all())  # 3 inputs are no multiple of 4: it stays whole
+
+
+@given(st.integers(1, 3), st.integers(1, 7), st.floats(0.0, 0.9))
+def test_no_group_of_a_pattern_keeps_more_than_n(rows: int, groups: int, sparsity: float) -> None:
+    shape = torch.Size((rows, 4 * groups, 3, 3))
+    units = ElementUnits({"a.weight": shape}, {"a.weight": 1}, shape.numel(), shape.numel(), (1, 4))
+    score = torch.randint(3, shape, generator=torch.Generator().manual_seed(rows)).float()
+    kept = units.masks(select(Budget(sparsity=sparsity), units, units.scores({"a.weight": score})))["a.weight"]
+    assert int(kept.view(rows, groups, 4, 9).sum(2).max()) <= 1
+    assert int(kept.sum()) == min(int((1 - sparsity) * shape.numel() * (1 + 1e-9)), shape.numel() // 4)
+
+
+def test_sums_and_spread_are_each_others_transpose() -> None:
+    units, values = channel_units(TinyNet()), dict(TinyNet().named_parameters())
+    ones = {name: torch.ones_like(value) for name, value in values.items()}
+    assert [10.0] * 4 == units.sums(ones)["conv1"].tolist()  # nine weights and a bias
+    amounts = {"conv1": torch.arange(4.0), "conv2": torch.arange(6.0)}
+    spread = units.spread(amounts)
+    assert {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"} == spread.keys()
+    torch.testing.assert_close(units.sums(spread)["conv2"], amounts["conv2"] * 37)  # 4 * 9 weights and a bias

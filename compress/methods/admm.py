@@ -1,16 +1,14 @@
 """ADMM weight pruning: training with a dynamic penalty that pulls the weights onto the budget's set."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from compress.budget import select
 from compress.errors import UsageError
 from compress.masks import Masks, Values, burn
-from compress.method import Clock, Outcome, PruningMethod, State, View, alive, both
+from compress.method import Clock, Outcome, PruningMethod, State, View
 from compress.schedule import log_quadratic
+from compress.splitting import distance, minus, norm, pack, plus, pruned, unpack, zeros
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,10 @@ class ADMM(PruningMethod):
         U-step   U = U + W - Z            U is multiplied by rho/rho' whenever rho becomes rho'
 
     At the end W is projected onto S. The budget may tighten during the run (``ramp``) and rho may grow: both are
-    of the same group's later work (progressive, multi-rho).
+    of the same group's later work (progressive, multi-rho). Progressive rounds with retraining between are ``rounds``.
 
     Zhang et al., ECCV 2018, arXiv:1804.03294; channels as the units: Zhang et al., StructADMM, TNNLS 2021,
-    arXiv:1807.11091.
+    arXiv:1807.11091; progressive: Ye et al. 2018, arXiv:1810.07378.
 
     Attributes:
         rho: penalty at the start.
@@ -49,60 +47,35 @@ class ADMM(PruningMethod):
 
     def init(self, view: View, masks: Masks) -> State:
         """Z = proj(W), U = 0."""
-        everything = {name: torch.ones(size, dtype=torch.bool) for name, size in view.units.blocks.items()}
-        values = {name: view.values[name].detach() for name in view.units.masks(everything)}
-        z = self._project(view, values, masks, 0.0)
-        tensors = _pack({name: value.clone() for name, value in z.items()}, _zeros(values))
-        return State(masks=masks, tensors=tensors, numbers={"rho": self.rho})
+        w = pruned(view)
+        z = {name: value.clone() for name, value in self._project(view, w, masks, 0.0).items()}
+        return State(masks=masks, tensors=pack(z=z, u=zeros(w), anchor=z), numbers={"rho": self.rho})
 
     def penalty(self, view: View, state: State) -> Tensor:
         """rho/2 sum ||W - Z + U||_F^2 over the pruned tensors."""
-        z, u = _unpack(state.tensors)
-        terms = [(view.values[name].float() - z[name] + u[name]).square().sum() for name in z]
-        return 0.5 * state.numbers["rho"] * torch.stack(terms).sum()
+        return state.numbers["rho"] * distance(view.values, unpack(state.tensors, "anchor"))
 
     def update(self, view: View, state: State, clock: Clock) -> State:
         """Z- and U-step at even moments of every epoch, with rho at its place on the log scale."""
         if not clock.due(self.updates_per_epoch):
             return state
-        z_old, u = _unpack(state.tensors)
-        w = {name: view.values[name].detach() for name in z_old}
-        z = self._project(view, {name: w[name] + u[name] for name in w}, state.masks, clock.progress)
+        w, z_old, u = pruned(view), unpack(state.tensors, "z"), unpack(state.tensors, "u")
+        z = self._project(view, plus(w, u), state.masks, clock.progress)
         rho = self.rho * self.rho_growth**clock.progress
         rescale = state.numbers["rho"] / rho
         u = {name: (u[name] + w[name] - z[name]) * rescale for name in w}
-        norm = _norm(w)
         metrics = {
             "rho": rho,
-            "primal_residual": _norm({n: w[n] - z[n] for n in w}) / norm,
-            "dual_residual": rho * _norm({n: z[n] - z_old[n] for n in w}) / norm,
+            "primal_residual": norm(minus(w, z)) / norm(w),
+            "dual_residual": rho * norm(minus(z, z_old)) / norm(w),
         }
-        return State(state.masks, {}, _pack(z, u), {"rho": rho}, metrics)
+        return State(state.masks, {}, pack(z=z, u=u, anchor=minus(z, u)), {"rho": rho}, metrics)
 
     def finish(self, view: View, state: State) -> Outcome:
         """W projected onto the final budget."""
-        keep = select(view.budget, view.units, alive(view, view.units.scores(view.values), state.masks), view.relax)
-        return Outcome(both(state.masks, view.units.masks(keep)))
+        return Outcome(view.select(view.units.scores(view.values), state.masks))
 
     def _project(self, view: View, values: Values, masks: Masks, progress: float) -> dict[str, Tensor]:
         at = min(progress / self.ramp, 1.0) if self.ramp else 1.0
-        scores = alive(view, view.units.scores({**view.values, **values}), masks)
-        keep = select(view.budget, view.units, scores, lambda kept: log_quadratic(view.relax(kept), at))
-        return burn(values, both(masks, view.units.masks(keep)))
-
-
-def _pack(z: Values, u: Values) -> dict[str, Tensor]:
-    return {**{f"z/{n}": t for n, t in z.items()}, **{f"u/{n}": t for n, t in u.items()}}
-
-
-def _unpack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    z = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith("z/")}
-    return z, {name: tensors[f"u/{name}"] for name in z}
-
-
-def _zeros(values: Values) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(value) for name, value in values.items()}
-
-
-def _norm(values: Values) -> float:
-    return float(torch.stack([value.square().sum() for value in values.values()]).sum().sqrt())
+        scores = view.units.scores({**view.values, **values})
+        return burn(values, view.select(scores, masks, lambda kept: log_quadratic(kept, at)))

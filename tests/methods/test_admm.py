@@ -48,10 +48,8 @@ def test_finds_the_best_subset_of_a_quadratic() -> None:
 
 def test_penalty_is_the_scaled_augmented_lagrangian() -> None:
     values = {"w.weight": torch.tensor([1.0, 2.0], requires_grad=True)}
-    state = State(
-        tensors={"z/w.weight": torch.tensor([0.0, 2.0]), "u/w.weight": torch.tensor([0.5, -1.0])},
-        numbers={"rho": 4.0},
-    )
+    # Z = (0, 2), U = (0.5, -1): the weights are drawn towards Z - U
+    state = State(tensors={"anchor/w.weight": torch.tensor([-0.5, 3.0])}, numbers={"rho": 4.0})
     penalty = ADMM().penalty(view_of(values, Budget(keep={"w": 1})), state)
     assert 6.5 == penalty.item()  # 4/2 ((1 - 0 + 0.5)^2 + (2 - 2 - 1)^2)
     penalty.backward()

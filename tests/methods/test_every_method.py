@@ -14,6 +14,7 @@ from compress.compaction import channel_groups, compact
 from compress.descent import Optimization
 from compress.masks import Masks, nonzero
 from compress.method import PruningMethod, State, View
+from compress.probe import TaskProbe
 from compress.recipe import build
 from compress.rounds import Plan, prune
 from compress.train import Task, evaluating
@@ -43,7 +44,10 @@ def pruned(name: str, kind: str, budget: Budget) -> tuple[Task, dict[str, Any], 
 
 
 def view_of(task: Task, units: Units, budget: Budget) -> View:
-    return View(dict(task.model.named_parameters()), cost.prunable(task.model), units, budget, {}, lambda kept: kept)
+    values = dict(task.model.named_parameters())
+    return View(
+        values, cost.prunable(task.model), units, budget, {}, lambda kept: kept, TaskProbe(task), ("norm.weight",)
+    )
 
 
 @every

@@ -1,33 +1,11 @@
-import pytest
 import torch
 
 from compress.budget import Budget
-from compress.errors import UsageError
-from compress.method import Clock, State
+from compress.method import State
 from compress.methods.magnitude import Magnitude
 from tests.support import view_of
 
 
-def test_one_shot_drops_the_smallest() -> None:
+def test_drops_the_smallest() -> None:
     view = view_of({"w.weight": torch.tensor([0.5, -3.0, 1.0, -0.1])}, Budget(keep={"w": 2}))
     assert [False, True, True, False] == Magnitude().finish(view, State()).masks["w.weight"].tolist()
-
-
-def test_gradual_follows_the_cubic_schedule() -> None:
-    """Zhu and Gupta's eq. 1 with s_f = 0.9 on 1000 weights: half way 1 - 0.9 (1 - 1/8) = 0.2125 stay."""
-    view = view_of({"w.weight": torch.rand(1000, generator=torch.Generator().manual_seed(0))}, Budget(sparsity=0.9))
-    method = Magnitude(mode="gradual", updates_per_epoch=1, ramp=1.0)
-    state = method.update(view, State(), Clock(1, 2, 1))
-    assert 212 == int(state.masks["w.weight"].sum())
-    assert 100 == int(method.update(view, state, Clock(2, 2, 1)).masks["w.weight"].sum())
-
-
-def test_one_shot_waits_for_the_end() -> None:
-    view = view_of({"w.weight": torch.rand(4)}, Budget(keep={"w": 2}))
-    state = State()
-    assert Magnitude().update(view, state, Clock(1, 1, 1)) is state
-
-
-def test_impossible_knobs_are_refused() -> None:
-    with pytest.raises(UsageError, match="ramp"):
-        Magnitude(ramp=0.0)
