@@ -55,7 +55,8 @@ class Plan:
             share = number / self.rounds
             suffix = f" round {number}/{self.rounds}" if self.rounds > 1 else ""
             phases.append(Phase(f"{self.stage}{suffix}", self.method, self.prune, share, True))
-            phases.append(Phase(f"{self.stage} retrain{suffix}", Retrain(), self.finetune, share, False))
+            if self.method.retrains:
+                phases.append(Phase(f"{self.stage} retrain{suffix}", Retrain(), self.finetune, share, False))
         return phases
 
 

@@ -76,6 +76,23 @@ class TinyNet(nn.Module):
         return self.fc(x.flatten(1))
 
 
+class TinyNormedNet(nn.Module):
+    """TinyNet with batch normalisation after the convolutions."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 6, 3, bias=False)
+        self.norm2 = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6 * 9, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = nn.functional.max_pool2d(torch.relu(self.norm2(self.conv2(x))), 2)
+        return self.fc(x.flatten(1))
+
+
 def tiny_data(count: int = 64, seed: int = 0) -> Data:
     """Learnable 1x8x8 images of 4 classes: a bright quadrant tells the class."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,8 +109,8 @@ def tiny_data(count: int = 64, seed: int = 0) -> Data:
     return Data("tiny", classes, (1, 8, 8), (0.4,), (0.3,), split(count), split(32), split(32), f"tiny{seed}")
 
 
-def tiny_task(seed: int = 0, autocast: torch.dtype | None = None) -> Task:
-    """TinyNet on the tiny data, on the CPU."""
+def tiny_task(seed: int = 0, autocast: torch.dtype | None = None, network: Callable[[], nn.Module] = TinyNet) -> Task:
+    """A small network on the tiny data, on the CPU."""
     torch.manual_seed(seed)
     device = torch.device("cpu")
-    return Task(to_device(TinyNet(), device), tiny_data(), device, autocast, seed)
+    return Task(to_device(network(), device), tiny_data(), device, autocast, seed)

@@ -12,6 +12,7 @@ from compress import cost, methods
 from compress.budget import Budget
 from compress.compaction import channel_groups, compact
 from compress.descent import Optimization
+from compress.errors import UsageError
 from compress.masks import Masks, nonzero
 from compress.method import PruningMethod, State, View
 from compress.probe import TaskProbe
@@ -19,10 +20,22 @@ from compress.recipe import build
 from compress.rounds import Plan, prune
 from compress.train import Task, evaluating
 from compress.units import ChannelUnits, ElementUnits, Units
-from tests.support import tiny_task
+from tests.support import TinyNormedNet, tiny_task
 
+KINDS = ("element", "channel")
 every = pytest.mark.parametrize("name", methods.names())
-both_units = pytest.mark.parametrize("kind", ["element", "channel"])
+
+
+def on(*kinds: str, budget: bool = False) -> pytest.MarkDecorator:
+    """Every method with every kind of unit that it prunes; ``budget``: only those that meet one."""
+    found = {name: methods.find(name) for name in methods.names()}
+    return pytest.mark.parametrize(
+        ("name", "kind"),
+        [(n, k) for n, m in found.items() for k in kinds if k not in m.refuses and (m.meets_budget or not budget)],
+    )
+
+
+both_units = on(*KINDS)
 
 
 def units_of(task: Task, kind: str) -> Units:
@@ -36,7 +49,7 @@ def units_of(task: Task, kind: str) -> Units:
 
 
 def pruned(name: str, kind: str, budget: Budget) -> tuple[Task, dict[str, Any], Units]:
-    task = tiny_task()
+    task = tiny_task(network=TinyNormedNet)
     units = units_of(task, kind)
     some = Optimization(2, batch_size=16, lr=3e-3)
     plan = Plan("prune-0", methods.build(name, {}), units, budget, some, some)
@@ -44,10 +57,8 @@ def pruned(name: str, kind: str, budget: Budget) -> tuple[Task, dict[str, Any], 
 
 
 def view_of(task: Task, units: Units, budget: Budget) -> View:
-    values = dict(task.model.named_parameters())
-    return View(
-        values, cost.prunable(task.model), units, budget, {}, lambda kept: kept, TaskProbe(task), ("norm.weight",)
-    )
+    values, scales = dict(task.model.named_parameters()), ("norm1.weight", "norm2.weight")
+    return View(values, cost.prunable(task.model), units, budget, {}, lambda kept: kept, TaskProbe(task), scales)
 
 
 @every
@@ -58,19 +69,19 @@ def test_defaults_construct_and_the_docstring_cites_a_paper(name: str) -> None:
     assert methods.summaries()[name]
 
 
-@every
-def test_element_budget_is_reached_to_the_weight(name: str) -> None:
-    task, masks, _ = pruned(name, "element", Budget(sparsity=0.8))
+@on("element", budget=True)
+def test_element_budget_is_reached_to_the_weight(name: str, kind: str) -> None:
+    task, masks, _ = pruned(name, kind, Budget(sparsity=0.8))
     assert all(mask.dtype == torch.bool for mask in masks.values())
     assert {n: task.model.get_parameter(n).shape for n in masks} == {n: m.shape for n, m in masks.items()}
-    left = sum(int(mask.sum()) for mask in masks.values())
+    left = sum(int(masks[name].sum()) for name in cost.prunable(task.model))
     assert int(0.2 * cost.weight_count(task.model) * (1 + 1e-9)) == left
     assert cost.nonzero_count(task.model) <= left
 
 
-@every
-def test_channel_budget_is_met_and_compaction_removes_every_pruned_channel(name: str) -> None:
-    task, masks, units = pruned(name, "channel", Budget(macs=0.5))
+@on("channel", budget=True)
+def test_channel_budget_is_met_and_compaction_removes_every_pruned_channel(name: str, kind: str) -> None:
+    task, masks, units = pruned(name, kind, Budget(macs=0.5))
     gone = {n: int((~mask.flatten(1).any(1)).sum()) for n, mask in masks.items() if mask.dim() > 1}
     with torch.no_grad():
         smaller = compact(task.model, torch.randn(2, 1, 8, 8))
@@ -82,7 +93,6 @@ def test_channel_budget_is_met_and_compaction_removes_every_pruned_channel(name:
     assert sum(gone.values()) > 0
 
 
-@every
 @both_units
 def test_compaction_keeps_the_outputs(name: str, kind: str) -> None:
     task, _, _ = pruned(name, kind, Budget(sparsity=0.7))
@@ -93,7 +103,6 @@ def test_compaction_keeps_the_outputs(name: str, kind: str) -> None:
         torch.testing.assert_close(smaller(images), task.model(images), rtol=1e-4, atol=1e-5)
 
 
-@every
 @both_units
 def test_same_seed_same_masks(name: str, kind: str) -> None:
     first, second = (pruned(name, kind, Budget(sparsity=0.6))[1] for _ in range(2))
@@ -101,12 +110,12 @@ def test_same_seed_same_masks(name: str, kind: str) -> None:
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-@every
 @both_units
 def test_state_survives_a_weights_only_checkpoint(name: str, kind: str) -> None:
-    task = tiny_task()
+    task = tiny_task(network=TinyNormedNet)
     view = view_of(task, units_of(task, kind), Budget(sparsity=0.6))
-    state = methods.find(name)().init(view, {})
+    with torch.no_grad():
+        state = methods.find(name)().init(view, {})
     buffer = io.BytesIO()
     torch.save(dataclasses.asdict(state), buffer)
     buffer.seek(0)
@@ -116,13 +125,14 @@ def test_state_survives_a_weights_only_checkpoint(name: str, kind: str) -> None:
     assert state.tensors.keys() == loaded.tensors.keys()
 
 
-@every
 @both_units
 def test_penalty_is_finite_and_differentiable(name: str, kind: str) -> None:
-    task = tiny_task()
+    task = tiny_task(network=TinyNormedNet)
     view = view_of(task, units_of(task, kind), Budget(sparsity=0.6))
     method: PruningMethod = methods.find(name)()
-    penalty = torch.as_tensor(method.penalty(view, method.init(view, {})))
+    with torch.no_grad():
+        state = method.init(view, {})
+    penalty = torch.as_tensor(method.penalty(view, state))
     assert bool(penalty.isfinite())
     if penalty.requires_grad:
         penalty.backward()
@@ -131,20 +141,31 @@ def test_penalty_is_finite_and_differentiable(name: str, kind: str) -> None:
         assert all(bool(g.isfinite().all()) for g in grads)
 
 
-@every
-def test_zeros_in_force_stay(name: str) -> None:
-    task, masks, units = pruned(name, "element", Budget(sparsity=0.5))
+@both_units
+def test_zeros_in_force_stay(name: str, kind: str) -> None:
+    task, masks, units = pruned(name, kind, Budget(sparsity=0.5))
     values = dict(task.model.named_parameters())
     before: Masks = nonzero(values, cost.prunable(task.model))
     some = Optimization(1, batch_size=16)
     plan = Plan("prune-1", methods.build(name, {}), units, Budget(sparsity=0.8), some, some)
     after = prune(task, plan, masks, cost.prunable(task.model))
-    assert not any(bool((after[n] & ~before[n]).any()) for n in before)
+    assert not any(bool((after[n] & ~before[n]).any()) for n in before if n in after)
+    assert not any(bool((task.model.get_parameter(n) != 0)[~before[n]].any()) for n in before)
+
+
+@every
+def test_units_it_cannot_prune_are_refused_with_the_reason(name: str) -> None:
+    method = methods.find(name)
+    assert set(method.refuses) < set(KINDS)
+    for kind, reason in method.refuses.items():
+        with pytest.raises(UsageError, match=re.escape(reason)):
+            build({"prune": [{"method": name, "units": kind}]})
 
 
 @every
 def test_recipe_round_trips_with_every_knob_written_out(name: str) -> None:
-    recipe = build({"prune": [{"method": name, "budget": {"sparsity": 0.5}}]})
+    kind = next(kind for kind in KINDS if kind not in methods.find(name).refuses)
+    recipe = build({"prune": [{"method": name, "units": kind, "budget": {"sparsity": 0.5}}]})
     table = recipe.to_dict()
     assert {f.name for f in dataclasses.fields(methods.find(name))} <= table["prune"][0].keys()
     assert table == build(table).to_dict()
