@@ -167,30 +167,31 @@ def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int
     return path(low)
 
 
-def _floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
+def floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
+    """Units that stay in every block whatever the goal; one always does."""
     return {name: max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
 
 
 def _global_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
     """Selections nested by one ranking over all layers; path(0) is the floor of every layer."""
-    floors = _floors(budget, scores)
+    least = floors(budget, scores)
     flat = []
     for name, score in scores.items():
         scale = score.clamp_min(0).mean().clamp_min(1e-30) if budget.ranking == "normalised" else 1.0
-        inside = rank(score) < floors[name]
+        inside = rank(score) < least[name]
         flat.append(torch.where(inside, torch.inf, (score / scale).double()))
     sizes = [s.numel() for s in flat]
     ranks = dict(zip(scores, torch.split(rank(torch.cat(flat)), sizes), strict=True))
-    least = sum(floors.values())
-    return lambda count: {name: r < max(count, least) for name, r in ranks.items()}
+    fewest = sum(least.values())
+    return lambda count: {name: r < max(count, fewest) for name, r in ranks.items()}
 
 
 def _layer_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
     """Selections that keep the same fraction of every layer."""
-    floors = _floors(budget, scores)
+    least = floors(budget, scores)
     ranks = {name: rank(score) for name, score in scores.items()}
     total = sum(r.numel() for r in ranks.values())
-    return lambda count: {name: r < max(floors[name], count * r.numel() // total) for name, r in ranks.items()}
+    return lambda count: {name: r < max(least[name], count * r.numel() // total) for name, r in ranks.items()}
 
 
 def _select_per_layer(budget: Budget, units: Units, scores: Mapping[str, Tensor], relax: Relax) -> Keep:
