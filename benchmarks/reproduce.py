@@ -60,12 +60,9 @@ def run(name: str, seed: int, runs: Path, assignments: list[str]) -> dict[str, A
     return {
         "name": name,
         "seed": seed,
-        "command": " ".join(["python", "benchmarks/reproduce.py", *sys.argv[1:]]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip(),
-        "environment": report["environment"],
+        **provenance(report),
         "minutes": round(seconds / 60, 2),
         "minutes_this_call": round((time.monotonic() - started) / 60, 2),
-        "recipe": report["recipe"],
         "dense": report["dense"],
         "pruned": report["pruned"],
         "speedup": [report["speedup"], report["speedup_low"], report["speedup_high"]],
@@ -73,6 +70,13 @@ def run(name: str, seed: int, runs: Path, assignments: list[str]) -> dict[str, A
         "parity": report["parity"],
         "layers": report["layers"],
     }
+
+
+def provenance(report: dict[str, Any]) -> dict[str, Any]:
+    """What a figure needs to be believed: command, commit, versions, machine, every knob."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return {"command": command, "commit": commit, "environment": report["environment"], "recipe": report["recipe"]}
 
 
 def table() -> str:

@@ -1,0 +1,56 @@
+"""Torch-Pruning's networks, as factories that a recipe names: pretrained, pruned by the peer, ready to be fine-tuned.
+
+Pruned as its documentation shows: a dependency graph, global ranking by group L1 norm, repeated small steps until the
+multiply-accumulates are at most the share asked for. Only the first convolution of every residual block is pruned
+(``inner``), as the paper it compares with does, or every channel it can (``all``).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress_models import load, load_weights
+
+STEPS = 200
+
+
+def pruned(name: str, weights: str, share: float, channels: str, **defaults: Any) -> nn.Module:
+    """A CIFAR network cut down by Torch-Pruning to a share of its multiply-accumulates."""
+    import torch_pruning as tp  # a dependency of the benchmarks only
+
+    model = load(name, {}, defaults=defaults)
+    load_weights(model, weights)
+    model.eval()
+    example = torch.randn(1, defaults["in_channels"], defaults["input_size"], defaults["input_size"])
+    pruner = tp.pruner.MagnitudePruner(
+        model,
+        example,
+        importance=tp.importance.MagnitudeImportance(p=1),
+        global_pruning=True,
+        pruning_ratio=0.95,
+        iterative_steps=STEPS,
+        ignored_layers=[m for n, m in model.named_modules() if not _may_go(n, m, channels)],
+    )
+    whole = tp.utils.count_ops_and_params(model, example)[0]
+    for _ in range(STEPS):
+        if tp.utils.count_ops_and_params(model, example)[0] <= share * whole:
+            break
+        pruner.step()
+    return model
+
+
+def _may_go(name: str, module: nn.Module, channels: str) -> bool:
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return True
+    return not isinstance(module, nn.Linear) and (channels == "all" or name.endswith(".conv1"))
+
+
+def resnet20(**options: Any) -> nn.Module:
+    """ResNet-20 of the CIFAR family, pruned by the peer."""
+    return pruned("resnet20", **options)
+
+
+def resnet56(**options: Any) -> nn.Module:
+    """ResNet-56 of the CIFAR family, pruned by the peer."""
+    return pruned("resnet56", **options)
