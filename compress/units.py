@@ -61,6 +61,10 @@ class Units(ABC):
         """Masks that zero exactly what belongs to the units that go."""
         return self.spread(keep)
 
+    def remaining(self, keep: Keep) -> dict[str, Tensor]:
+        """Masks of what is left once the units that go are removed: of channels, their readers' columns go as well."""
+        return self.masks(keep)
+
     @abstractmethod
     def weights(self, keep: Keep) -> int:
         """Prunable weights left once the units that go are removed."""
@@ -194,7 +198,7 @@ class ChannelUnits(Units):
 
     def sums(self, entries: Values) -> dict[str, Tensor]:
         return {
-            block: torch.stack([_per_unit(entries[s.name], s, size) for s in slots]).sum(0)
+            block: torch.stack([per_unit(entries[s.name], s, size) for s in slots]).sum(0)
             for block, size in self.sizes.items()
             if (slots := [s for s in self.layers[block] if s.producer and s.name in entries])
         }
@@ -205,8 +209,14 @@ class ChannelUnits(Units):
         return {block: square.clamp_min(1e-30).sqrt() * (square > 0) for block, square in squares.items()}
 
     def spread(self, amounts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._spread(amounts, producers_only=True)
+
+    def remaining(self, keep: Keep) -> dict[str, Tensor]:
+        return self._spread(keep, producers_only=False)
+
+    def _spread(self, amounts: Mapping[str, Tensor], *, producers_only: bool) -> dict[str, Tensor]:
         spread: dict[str, Tensor] = {}
-        for (name, axis), amount in self._along(amounts, producers_only=True).items():
+        for (name, axis), amount in self._along(amounts, producers_only=producers_only).items():
             shape = [1] * len(self.shapes[name])
             shape[axis] = -1
             whole = amount.view(shape).expand(self.shapes[name])
@@ -243,7 +253,7 @@ class ChannelUnits(Units):
         return along
 
 
-def _per_unit(entry: Tensor, slot: Slot, size: int) -> Tensor:
+def per_unit(entry: Tensor, slot: Slot, size: int) -> Tensor:
     """Sum of an entry-wise amount over each unit of a slot, shape (size,)."""
     cut = entry.float().movedim(slot.axis, 0)
     rows = cut.reshape(len(cut), -1).sum(1)

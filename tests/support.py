@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress import cost
 from compress.budget import Budget
+from compress.compaction import channel_groups
 from compress.data import Augment, Data, TensorSplit
 from compress.masks import Values
 from compress.method import View
+from compress.probe import TaskProbe
+from compress.rounds import NORMS
 from compress.train import Task, to_device
-from compress.units import ElementUnits
+from compress.units import ChannelUnits, ElementUnits
 
 
 def element_units(values: Values, positions: int = 1) -> ElementUnits:
@@ -114,3 +118,15 @@ def tiny_task(seed: int = 0, autocast: torch.dtype | None = None, network: Calla
     torch.manual_seed(seed)
     device = torch.device("cpu")
     return Task(to_device(network(), device), tiny_data(), device, autocast, seed)
+
+
+def channel_view(
+    model: nn.Module, budget: Budget, shape: tuple[int, ...] = (1, 8, 8), task: Task | None = None
+) -> View:
+    """What a channel method sees of a network: its layers in forward order, its scales, and a task's probe."""
+    values, positions = dict(model.named_parameters()), cost.positions(model, shape)
+    groups = channel_groups(model, torch.randn(2, *shape))
+    units = ChannelUnits.of(groups, values, positions, cost.weight_count(model), cost.macs(model, shape))
+    scales = tuple(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, NORMS))
+    probe = TaskProbe(task) if task else FunctionProbe()
+    return View(values, cost.execution_order(model, shape), units, budget, {}, lambda kept: kept, probe, scales)
