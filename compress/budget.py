@@ -66,6 +66,11 @@ class Budget:
                     f"keep.{layer} must be a count >= 1 or a fraction in (0, 1] (write 1.0 for all), got {amount:g}"
                 )
 
+    @property
+    def free(self) -> bool:
+        """Whether no form is given: then a method that has a measure of its own decides how much stays."""
+        return all(getattr(self, name) is None for name in FORMS)
+
     def describe(self) -> str:
         """Say the goal in a few words, for progress lines."""
         if self.keep is not None:

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from compress.budget import Budget, Relax, ending, select
-from compress.masks import Masks, Values, burn
+from compress.budget import Budget, Relax, ending, floors, select
+from compress.masks import Masks, Values, burn, rank
 from compress.units import Keep, Units
 
 Batch = tuple[Tensor, Tensor]
@@ -57,6 +57,7 @@ class View:
         relax: maps the final kept fraction to this round's goal (rounds that tighten the budget).
         probe: loss, accuracy, activations and gradients on demand.
         scales: names of the normalisation layers' scales (gamma).
+        samples: size of the training set, for terms that are stated for all of it (the loss is a mean).
     """
 
     values: Values
@@ -67,6 +68,7 @@ class View:
     relax: Relax
     probe: Probe
     scales: tuple[str, ...] = ()
+    samples: int = 1
 
     def select(self, scores: Mapping[str, Tensor], masks: Masks, schedule: Relax = ending) -> dict[str, Tensor]:
         """Masks that keep the units with the largest scores, as many as the budget allows.
@@ -83,6 +85,19 @@ class View:
             lambda kept: schedule(self.relax(kept)),
             lambda keep: self.probe.accuracy(burn(self.values, both(masks, self.units.masks(keep)))),
         )
+        return both(masks, self.units.masks(keep))
+
+    def above(self, scores: Mapping[str, Tensor], limit: float, masks: Masks) -> dict[str, Tensor]:
+        """Masks that keep the units whose score exceeds a limit, and every layer's floor: no budget decides.
+
+        Args:
+            scores: as in `select`.
+            limit: in units of the scores.
+            masks: in force; what they zero stays zero.
+        """
+        ranked = self._alive(scores, masks)
+        allowed, least = self.units.allowed(ranked), floors(self.budget, ranked)
+        keep = {block: ((s > limit) | (rank(s) < least[block])) & allowed[block] for block, s in ranked.items()}
         return both(masks, self.units.masks(keep))
 
     def _alive(self, scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:

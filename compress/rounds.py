@@ -85,7 +85,8 @@ def _view(task: Task, prunable: tuple[str, ...], units: Units, budget: Budget) -
         f"{name}.weight" for name, module in task.model.named_modules()
         if isinstance(module, NORMS) and getattr(module, "weight", None) is not None
     )  # fmt: skip
-    return View(dict(task.model.named_parameters()), prunable, units, budget, {}, ending, TaskProbe(task), scales)
+    values, samples = dict(task.model.named_parameters()), len(task.data.train)
+    return View(values, prunable, units, budget, {}, ending, TaskProbe(task), scales, samples)
 
 
 def run_phases(
