@@ -2,10 +2,10 @@
 
     python benchmarks/peers.py resnet20 --weights resnet20.safetensors --data-root ~/data --seeds 0 1 2
 
-The peer prunes (see peers_networks.py), and the pipeline fine-tunes and exports what it gives; our arms get exactly the
-multiply-accumulates that the peer ended with, and as many epochs over the training set in all. Accuracy is ONNX Runtime's on
-the whole test set. All files of a seed are timed together, interleaved. Resumable; a row whose file exists is not repeated.
-PEERS.md is made from results/peers/*.json.
+The peer prunes (see peers_networks.py), and the pipeline fine-tunes and exports what it gives; our arms get exactly
+the multiply-accumulates that the peer ended with, and as many epochs over the training set in all. Accuracy is ONNX
+Runtime's on the whole test set. All files of a seed are timed together, interleaved. Resumable; a row whose file
+exists is not repeated. PEERS.md is made from results/peers/*.json.
 """
 
 import argparse
@@ -26,14 +26,13 @@ from compress.targets.local import measure
 RESULTS = HERE / "results" / "peers"
 
 ARMS: dict[str, dict[str, Any]] = {
-    "Torch-Pruning, inner channels": {"peer": "inner"},
-    "Torch-Pruning, all channels": {"peer": "all"},
+    "Torch-Pruning": {},
     "L1 norm (pfec)": {"method": "pfec", "epochs": 0},
     "taylor": {"method": "taylor", "epochs": 1},
     "admm": {"method": "admm", "epochs": 3, "rho": 1e-2},
     "admm, distilled": {"method": "admm", "epochs": 3, "rho": 1e-2, "distill": 0.7},
 }
-"""Peer arms say which channels; ours give the step's keys. Epochs that train count as fine-tuning epochs."""
+"""The peer, and the step's keys of ours. Epochs that train count as fine-tuning epochs."""
 
 
 def main() -> None:
@@ -61,7 +60,7 @@ def main() -> None:
 def time_together(asked: argparse.Namespace, seed: int) -> None:
     """Latency of the pretrained network and of every arm's file, interleaved in one run."""
     runs = {arm: asked.runs / f"{asked.network}-{_slug(arm)}-seed{seed}" for arm in asked.arms}
-    ours = [arm for arm in asked.arms if "peer" not in ARMS[arm]]
+    ours = [arm for arm in asked.arms if ARMS[arm]]
     if not ours or not all((folder / "model.onnx").exists() for folder in runs.values()):
         return
     files = [runs[ours[0]] / "dense.onnx", *(folder / "model.onnx" for folder in runs.values())]
@@ -96,8 +95,8 @@ def _table(asked: argparse.Namespace, arm: dict[str, Any], seed: int) -> dict[st
     data = {"name": "cifar10", "root": str(asked.data_root), "held_out": 2000, "shift": 4, "flip": True}
     descent = {"optimizer": "sgd", "lr": asked.lr, "schedule": "cosine", "weight_decay": 5e-4, "batch_size": 128}
     common = {"data": data, "seed": seed, "validate": {"seconds": 1}}
-    if "peer" in arm:
-        options = {"weights": str(asked.weights), "share": asked.share, "channels": arm["peer"]}
+    if not arm:
+        options = {"weights": str(asked.weights), "share": asked.share}
         spec = f"{HERE / 'peers_networks.py'}:{asked.network}"
         return {**common, "model": {"name": spec, "options": options}, "train": {**descent, "epochs": asked.epochs}}
     step = {key: value for key, value in arm.items() if key != "distill"}
@@ -115,9 +114,8 @@ def _peers_macs(asked: argparse.Namespace) -> int:
 
     from compress import cost
 
-    network = pruned(
-        asked.network, str(asked.weights), asked.share, "inner", in_channels=3, input_size=32, num_classes=10
-    )
+    sizes = {"in_channels": 3, "input_size": 32, "num_classes": 10}
+    network = pruned(asked.network, str(asked.weights), asked.share, **sizes)
     return cost.macs(network, (3, 32, 32))
 
 
@@ -127,9 +125,11 @@ def table() -> str:
     lines = [
         "# Beside Torch-Pruning",
         "",
-        "Made by `benchmarks/peers.py` from `results/peers/*.json`: the same pretrained weights, the same training epochs in all,",
-        "the same optimizer, accuracy by ONNX Runtime on the whole test set, mean (worst) over the seeds. Speed-ups against",
-        "the pretrained network, all files timed interleaved, one thread.",
+        "Made by `benchmarks/peers.py` from `results/peers/*.json`: the same pretrained weights, the same training",
+        "epochs in all, the same optimizer, accuracy by ONNX Runtime on the whole test set, mean (worst) over the",
+        "seeds. Speed-ups against the pretrained network, all files timed interleaved, one thread. Torch-Pruning",
+        "prunes the inner channels of the residual blocks; on the others, whose shortcuts pad with zeros, it ends in",
+        "an IndexError.",
         "",
         "| network | arm | seeds | epochs | MACs left | accuracy | speed-up |",
         "| --- | --- | --- | --- | --- | --- | --- |",
