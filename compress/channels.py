@@ -6,7 +6,7 @@ from torch import Tensor
 from compress.errors import UsageError
 from compress.masks import Values
 from compress.method import View
-from compress.units import ChannelUnits, per_unit
+from compress.units import ChannelUnits, Slot, per_unit
 
 
 def channel_units(view: View) -> ChannelUnits:
@@ -35,6 +35,20 @@ def reads(units: ChannelUnits, entries: Values) -> dict[str, Tensor]:
         for block, size in units.blocks.items()
         if (slots := [s for s in units.layers[block] if not s.producer and s.name in entries])
     }
+
+
+def along(slot: Slot, amounts: Tensor, dims: int) -> Tensor:
+    """The amount of each index's channel along a slot's axis, 1 where it belongs to none, ready to multiply.
+
+    Args:
+        slot: one axis of a tensor.
+        amounts: shape (units,).
+        dims: axes of the tensor.
+    """
+    shape = [1] * dims
+    shape[slot.axis] = -1
+    padded = torch.cat([amounts, amounts.new_ones(1)])  # unit -1 reads the spare last cell
+    return padded[slot.unit.to(padded.device)].view(shape)
 
 
 def scales(view: View, method: str) -> dict[str, Tensor]:

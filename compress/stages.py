@@ -168,7 +168,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     def work() -> Payload:
         task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
         values = dict(task.model.named_parameters())
-        prunable = cost.prunable(task.model)
+        prunable = cost.execution_order(task.model, run.data.input_shape)
         masks = nonzero(values, prunable) if number or run.recipe.model.weights else {}
         plan = _plan(run, step, title, task)
         rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
@@ -229,22 +229,22 @@ def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     tune = step.finetune
     after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
     return rounds.Plan(
-        title, methods.build(step.method, step.knobs), _units(run, step, task), step.budget,
+        title, methods.build(step.method, step.knobs), units_of(run, step.units, task), step.budget,
         Optimization(**{**train, **own}), Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
         run.payloads["dense"]["early"] if step.rewind is not None else None,
     )  # fmt: skip
 
 
-def _units(run: Run, step: Step, task: Task) -> Units:
-    model, shape = task.model, run.data.input_shape
-    positions = cost.positions(model, shape)
+def units_of(run: Run, kind: str, task: Task) -> Units:
+    """The units of a kind, as a step of the recipe names it, of the network as narrow as it is now."""
+    model, positions = task.model, cost.positions(task.model, run.data.input_shape)
     whole = run.payloads["dense"]
-    if step.units == "channel":
+    if kind == "channel":
         contiguous = run.model({"state": model.state_dict(), "attributes": _attributes(run)})
         groups = channel_groups(contiguous, example(run.data))
         return ChannelUnits.of(groups, dict(model.named_parameters()), positions, whole["weights"], whole["macs"])
     shapes = {name: value.shape for name, value in model.named_parameters() if name in positions}
-    most, _, of = step.units.partition(":")
+    most, _, of = kind.partition(":")
     pattern = (int(most), int(of)) if of else None
     return ElementUnits(shapes, positions, whole["weights"], whole["macs"], pattern)
 
