@@ -24,6 +24,17 @@ gate_options = _options(
     click.option("--max-size-kb", type=float, metavar="KB", help="Gate: largest model file, 1 KB = 1000 bytes."),
 )
 
+DENSE_OPTIONS = {
+    "model": "model.name",
+    "weights": "model.weights",
+    "data": "data.name",
+    "data_root": "data.root",
+    "train_epochs": "train.epochs",
+    "seed": "seed",
+    "device": "device",
+}
+"""Command-line option -> key of the recipe, of what decides the dense network."""
+
 
 @click.command()
 @click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
@@ -128,6 +139,54 @@ def inspect(model: str, html: Path | None, as_json: bool, quiet: bool, **options
 
 
 @click.command()
+@click.argument("recipe", required=False)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; a run's network is reused.")
+@click.option("--model", metavar="SPEC", help="As in prune-and-export.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Measure these weights as they are: safetensors or a state dict."
+)
+@click.option("--data", metavar="SPEC", help="As in prune-and-export.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets live.")
+@click.option("--units", type=click.Choice(["channel", "element"]), default="channel", show_default=True)
+@click.option(
+    "--drop-points", type=float, default=1.0, show_default=True, metavar="P", help="What a layer may cost to be borne."
+)
+@click.option("--train-epochs", type=int, help="Epochs of the dense training.")
+@click.option("--seed", type=int, help="Every random draw derives from it.")
+@click.option("--device", help="cpu, cuda, cuda:1 or auto.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe.")
+@click.option("--quiet", is_flag=True, help="Only the verdict and what went wrong.")
+def sensitivity(
+    recipe: str | None,
+    out: Path,
+    units: str,
+    drop_points: float,
+    assignments: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Prune every layer alone by 10 to 90 % and measure the held-out accuracy, without retraining.
+
+    RECIPE, or --model and --data, names the dense network; it is trained first unless --weights are given or DIR
+    holds a run of the recipe. Writes sensitivity.json and sensitivity.html. The same command again resumes.
+    """
+    from rich.console import Console
+
+    from compress.progress import Display
+    from compress.report import inspection
+    from compress.report.sensitivity import summary
+    from compress.sensitivity import asked, measure
+
+    values = {DENSE_OPTIONS[name]: value for name, value in options.items() if value is not None}
+    resolved = asked(recipe, values, assignments)
+    found = measure(resolved, out, Display(quiet=quiet), units=units, drop_points=drop_points)
+    width = None if sys.stdout.isatty() else inspection.PIPE_WIDTH
+    summary(found, Console(highlight=False, width=width), quiet=quiet)
+    if not quiet:
+        click.echo(f"\n{out / 'sensitivity.html'}\n{out / 'sensitivity.json'}")
+
+
+@click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 def report(directory: Path) -> None:
     """Print a run's summary again and rewrite its report.html from report.json."""
@@ -143,11 +202,15 @@ def report(directory: Path) -> None:
 
 
 @click.command()
-def methods() -> None:
-    """List the pruning methods."""
-    from compress.methods import summaries
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the pruning methods, or say of one what it does, from which paper, and what can be set."""
+    from compress.methods import describe, summaries
 
-    _list(summaries())
+    if name is None:
+        _list(summaries())
+    else:
+        click.echo(describe(name))
 
 
 @click.command()
@@ -178,5 +241,5 @@ def _list(entries: dict[str, str]) -> None:
         click.echo(f"{name:<{width}}  {line}")
 
 
-COMMANDS = (validate, compact, inspect, report, methods, models, recipes)
+COMMANDS = (validate, compact, inspect, sensitivity, report, methods, models, recipes)
 """In the order of the help."""

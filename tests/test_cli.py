@@ -304,3 +304,11 @@ def test_help_tells_the_exit_codes() -> None:
         ended = invoke(*words)
         assert (0 if words else 2) == ended.exit_code
         assert "130 / 143 interrupted" in ended.output
+
+
+def test_a_method_tells_its_paper_and_its_knobs() -> None:
+    ended = invoke("methods", "admm")
+    assert 0 == ended.exit_code
+    assert "arXiv:1804.03294" in ended.stdout
+    assert "rho = 0.003" in ended.stdout
+    assert "admm" in refused(invoke("methods", "adm"))

@@ -6,6 +6,8 @@ A file ``foo.py`` that defines one final dataclass derived from `PruningMethod` 
 import ast
 import dataclasses
 import importlib
+import inspect
+import json
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +31,28 @@ def summaries() -> dict[str, str]:
         source = (Path(__file__).parent / f"{name}.py").read_text()
         lines[name] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
     return lines
+
+
+def describe(spec: str) -> str:
+    """What a method does, its formulas and paper, the units it prunes and its knobs with their defaults.
+
+    Raises:
+        UsageError: as `find`.
+    """
+    method = find(spec)
+    units = [kind for kind in ("element", "channel") if kind not in method.refuses]
+    lines = [
+        f"{spec}: {inspect.getdoc(method)}",
+        "",
+        f"Units: {', '.join(units)}" + "".join(f"; no {kind}s: {why}" for kind, why in method.refuses.items()),
+        f"Epochs of a step by default: {method.epochs}" + ("" if method.retrains else ", and no retraining after it"),
+        "" if method.meets_budget else "How much is pruned is not its to decide: it takes no budget.",
+        "Defaults, to be set in a recipe's step or by --set prune.0.KEY=VALUE:"
+        if dataclasses.fields(method)
+        else "It has no knobs.",
+        *(f"  {knob.name} = {json.dumps(knob.default)}" for knob in dataclasses.fields(method)),
+    ]
+    return "\n".join(line for number, line in enumerate(lines) if line or number == 1)
 
 
 def find(spec: str) -> "type[PruningMethod]":
