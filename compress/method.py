@@ -40,6 +40,9 @@ class Probe(Protocol):
     def inputs(self, values: Values, layers: tuple[str, ...], batch: Batch) -> Mapping[str, Tensor]:
         """What enters each of the named layers."""
 
+    def windows(self, values: Values, layers: tuple[str, ...], batch: Batch) -> Mapping[str, Tensor]:
+        """What each output position of the named layers is computed from: (images, *positions, inputs, *kernel)."""
+
     def accuracy(self, values: Values) -> float:
         """Score on the held-out part of the training set."""
 

@@ -83,6 +83,34 @@ class TaskProbe:
             raise UsageError(f"the forward pass does not call {', '.join(sorted(missing))}; choose another method")
         return seen
 
+    def windows(self, values: Values, layers: tuple[str, ...], batch: Batch) -> Mapping[str, Tensor]:
+        """What each output position of the named layers is computed from, as views of what enters them.
+
+        Returns:
+            Shape (images, *positions, inputs, *kernel); a linear layer has no kernel axes. The sum of a window
+            times an output's weights is that output, bias aside.
+
+        Raises:
+            UsageError: a layer is not called by the forward pass, or is no such layer.
+        """
+        inputs = self.inputs(values, layers, batch)
+        return {layer: _windows(layer, self.task.model.get_submodule(layer), inputs[layer]) for layer in layers}
+
     def accuracy(self, values: Values) -> float:
         """Score on the held-out part of the training set."""
         return evaluate(self.task, self.task.data.held_out, values)
+
+
+def _windows(name: str, layer: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return x
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.groups > 1:
+        raise UsageError(
+            f"{name} is a {type(layer).__name__} with {getattr(layer, 'groups', 1)} groups; only linear layers and "
+            "convolutions of one group are read window by window: choose another method"
+        )
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode)
+    for axis, (size, step, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2):
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+    return x.movedim(1, 1 + len(layer.kernel_size))

@@ -51,6 +51,9 @@ class FunctionProbe:
     def inputs(self, values: Values, layers: tuple[str, ...], batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         return dict.fromkeys(layers, batch[0])
 
+    def windows(self, values: Values, layers: tuple[str, ...], batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return self.inputs(values, layers, batch)
+
     def accuracy(self, values: Values) -> float:
         return -float(self.loss(values, self.data[0]))
 
