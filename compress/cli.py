@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.commands import COMMANDS, gate_options
+from compress.commands import COMMANDS, DENSE_OPTIONS, gate_options
 from compress.errors import CompressError, UsageError
 
 _DEFAULT_RECIPE = "lenet5-mnist"
@@ -79,13 +79,7 @@ def main() -> None:
 
 
 _RECIPE_OPTIONS = {
-    "model": "model.name",
-    "weights": "model.weights",
-    "data": "data.name",
-    "data_root": "data.root",
-    "train_epochs": "train.epochs",
-    "seed": "seed",
-    "device": "device",
+    **DENSE_OPTIONS,
     "precision": "precision",
     "formats": "export.formats",
     "opset": "export.opset",

@@ -45,18 +45,18 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
     display = display or Display()
     directory = RunDirectory(out)
     with directory.locked():
-        run = _start(recipe, directory, display)
+        run = start(recipe, directory, display)
         directory.write("recipe.toml", recipe.to_toml())
         try:
             report = _run(run)
         except BaseException as error:
-            translated = _translated(error)
+            known = translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            code = 130 if isinstance(error, KeyboardInterrupt) else getattr(translated, "exit_code", 1)
+            code = 130 if isinstance(error, KeyboardInterrupt) else getattr(known, "exit_code", 1)
             _write_report(run, assemble(run, machine.environment(run), status, code))
-            if translated is error:
+            if known is error:
                 raise
-            raise translated from None
+            raise known from None
         _write_report(run, report)
         directory.clear_progress()
         if report["status"] == "gate_failed":
@@ -64,7 +64,7 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
         return report
 
 
-def _start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
+def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     """All that is needed, checked before anything of an earlier run is touched.
 
     Raises:
@@ -171,7 +171,7 @@ def _write_report(run: Run, report: dict[str, Any]) -> None:
     write_html(report, run.directory.path / "report.html")
 
 
-def _translated(error: BaseException) -> BaseException:
+def translated(error: BaseException) -> BaseException:
     """What happened, as an error with an exit code; anything unforeseen stays as it is."""
     if isinstance(error, SpecError | WeightsError | ExportError):
         return UsageError(str(error))

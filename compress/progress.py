@@ -70,6 +70,13 @@ class Display:
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=self._epochs_done + fraction)
 
+    def piece(self, done: int, text: str) -> None:
+        """So many pieces of a stage without epochs are done; the text tells of the latest."""
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=done, figures=text)
+        elif not self.quiet:
+            self.note(f"  {text}")
+
     def epoch(self, epoch: Epoch) -> None:
         """An epoch's figures."""
         figures = f"loss {epoch.loss:.4f}  held-out {epoch.accuracy:.2%}  sparsity {epoch.sparsity:.2%}" + "".join(

@@ -38,15 +38,17 @@ class RunDirectory:
     Attributes:
         path: the directory.
         notes: what happened to files on the way (a corrupt checkpoint, a stale one), in plain sentences.
+        overwrites: whether another recipe's stages give way to this one's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, overwrites: bool = True) -> None:
         """Make the directory.
 
         Raises:
             UsageError: it cannot be made or written to.
         """
         self.path = path
+        self.overwrites = overwrites
         self.notes: list[str] = []
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -132,9 +134,17 @@ class RunDirectory:
         """A finished stage's payload; None where it is absent, damaged or of another key.
 
         What was made from a stage that must run again is deleted, and a note says so.
+
+        Raises:
+            UsageError: it must run again, but nothing is to be overwritten.
         """
         payload = self._load(self.checkpoints / f"{stage}.pt", key)
         if payload is None and (self.checkpoints / f"{stage}.pt").exists():
+            if not self.overwrites:
+                raise UsageError(
+                    f"{self.path} holds the stage {stage} of another recipe, other data or another version, or it is "
+                    "damaged, and this command overwrites none; choose another --out"
+                )
             (self.checkpoints / f"{stage}.pt").unlink()
             made = _MADE_AFTER.get(stage, sorted({*self._owned()}))
             stale = [file for name in made if (file := self.path / name).is_file()]
@@ -159,9 +169,9 @@ class RunDirectory:
         newest = self._load(self.checkpoints / f"{stage}.progress.pt", key)
         return newest or self._load(self.checkpoints / f"{stage}.previous.pt", key)
 
-    def clear_progress(self) -> None:
-        """Remove the state of unfinished stages, once the run is complete."""
-        for pattern in ("*.progress.pt", "*.previous.pt"):
+    def clear_progress(self, stage: str = "*") -> None:
+        """Remove the state of unfinished stages, or of one, once it is complete."""
+        for pattern in (f"{stage}.progress.pt", f"{stage}.previous.pt"):
             for file in self.checkpoints.glob(pattern):
                 file.unlink()
 

@@ -1,10 +1,11 @@
-"""report.html and the page of ``compress inspect``: each one file that asks nothing of the network."""
+"""report.html and the pages of ``inspect`` and ``sensitivity``: each one file that asks nothing of the network."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.report import coupling, inspection, plots, svg, tables, words, zeros
+from compress.report import coupling, inspection, plots, sensitivity, svg, tables, words, zeros
 from compress.report.fields import Report, clean, value
 from compress.report.store import write_text
 
@@ -20,9 +21,6 @@ def write_html(report: Report, path: Path) -> None:
 
 def render(report: Report) -> str:
     """The page as text. Every string of the report is escaped; what is missing is left out."""
-    from markupsafe import Markup
-
-    drawn = [(sketch, Markup(svg.inline(sketch))) for sketch in plots.sketches(report)]
     return _rendered(
         "report.html.j2",
         title=words.title(report),
@@ -33,7 +31,7 @@ def render(report: Report) -> str:
         headline=words.headline(report),
         bought=zeros.bought(report),
         caveats=words.caveats(report),
-        drawn=drawn,
+        drawn=_drawn(plots.sketches(report)),
         tables=[table for make in TABLES if (table := make(report)).rows],
         recipe=recipe_text(report),
     )
@@ -65,6 +63,26 @@ def render_inspection(report: Report) -> str:
         tables=inspection.tables(report, shown=coupling.NAMED),
         colours=coupling.COLOURS,
     )
+
+
+def render_sensitivity(report: Report) -> str:
+    """The page of ``compress sensitivity`` as text; every name is escaped."""
+    return _rendered(
+        "sensitivity.html.j2",
+        title=sensitivity.title(report),
+        verdict=sensitivity.verdict(report),
+        slopes=sensitivity.slopes(report),
+        headline=sensitivity.headline(report),
+        drawn=_drawn(sensitivity.sketches(report)),
+        remarks=sensitivity.remarks(report),
+        tables=[sensitivity.curves(report)],
+    )
+
+
+def _drawn(sketches: Sequence[svg.Sketch]) -> list[tuple[svg.Sketch, str]]:
+    from markupsafe import Markup
+
+    return [(sketch, Markup(svg.inline(sketch))) for sketch in sketches]
 
 
 def _rendered(template: str, **names: Any) -> str:
