@@ -2,9 +2,9 @@
 
     python benchmarks/methods.py [--seeds 0 1 2] [--only admm taylor]
 
-Elements: LeNet-300-100, 98 % of the weights. Channels: LeNet-300-100 with batch normalisation, hidden units, to 10 % of
-the multiply-accumulates. MNIST; 16 epochs for method and retraining together; defaults otherwise, nothing tuned. A method
-that scores once retrains for all 16. One JSON row per run in results/methods; METHODS.md is made from them.
+Elements: LeNet-300-100, 98 % of the weights. Channels: LeNet-300-100 with batch normalisation, hidden units, to 10 %
+of the multiply-accumulates. MNIST; 16 epochs for method and retraining together; defaults otherwise, nothing tuned. A
+method that scores once retrains for all 16. One JSON row per run in results/methods; METHODS.md is made from them.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def table() -> str:
         "# Every method at the same budget",
         "",
         "Made by `benchmarks/methods.py` from `results/methods/*.json`; its docstring says how. Accuracy is ONNX",
-        "Runtime's on the whole test set, mean (worst) over the seeds and their standard deviation; `vs magnitude` is in",
-        "percentage points.",
+        "Runtime's on the whole test set, mean (worst) over the seeds and their standard deviation; `vs magnitude` is",
+        "in percentage points.",
         "Defaults, nothing tuned: a method that needs hundreds of epochs cannot show itself here.",
     ]
     for kind in CASES:
