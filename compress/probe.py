@@ -106,8 +106,8 @@ def _windows(name: str, layer: nn.Module, x: Tensor) -> Tensor:
         return x
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.groups > 1:
         raise UsageError(
-            f"{name} is a {type(layer).__name__} with {getattr(layer, 'groups', 1)} groups; only linear layers and "
-            "convolutions of one group are read window by window: choose another method"
+            f"{name} is {str(layer).partition(chr(10))[0]}; only linear layers and convolutions of one group are read "
+            "window by window: choose another method"
         )
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode)
