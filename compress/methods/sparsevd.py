@@ -1,5 +1,6 @@
 """Sparse variational dropout: every weight learns its own noise, and those that drown in it go (Molchanov et al.)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -62,7 +63,7 @@ class SparseVD(PruningMethod):
     warmup_to: float = 0.4
 
     epochs: ClassVar[int] = 20
-    refuses: ClassVar = {
+    refuses: ClassVar[Mapping[str, str]] = {
         "channel": "its noise is of single weights, and a channel whose weights are all noise hardly occurs"
     }
 
