@@ -53,7 +53,9 @@ def main() -> None:
         print(f"{name}: {median(ratios):.3f}x (quartiles {low:.3f} to {high:.3f})")
         row[name] = [median(ratios), low, high]
     file = Path(__file__).parent / "results" / "step_cost.json"
-    file.write_text(json.dumps({**row, **provenance({"environment": {"cpu": machine.cpu_name()}, "recipe": None})}, indent=2))
+    file.write_text(
+        json.dumps({**row, **provenance({"environment": {"cpu": machine.cpu_name()}, "recipe": None})}, indent=2)
+    )
 
 
 def stepper(name: str) -> Callable[[int], None]:
@@ -63,7 +65,9 @@ def stepper(name: str) -> Callable[[int], None]:
     task = Task(to_device(load_model("lenet5"), device), data, device, None, 0)
     positions = cost.positions(task.model, (1, 28, 28))
     values = dict(task.model.named_parameters())
-    units = ElementUnits({n: values[n].shape for n in positions}, positions, 430_500, cost.macs(task.model, (1, 28, 28)))
+    units = ElementUnits(
+        {n: values[n].shape for n in positions}, positions, 430_500, cost.macs(task.model, (1, 28, 28))
+    )
     view = View(values, tuple(positions), units, Budget(compression=71.2), {}, ending, TaskProbe(task))
     method = Retrain() if name == "plain" else methods.build(name, {})
     with torch.no_grad():

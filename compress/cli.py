@@ -123,10 +123,26 @@ _RECIPE_OPTIONS = {
     "--method",
     help="Prune in one step with this method (see `compress methods`) instead of the recipe's steps.",
 )
-@click.option("--units", type=click.Choice(["element", "channel"]), help="With --method: what is pruned as one piece.")
+@click.option(
+    "--units",
+    metavar="element|channel|N:M",
+    help="With --method: what is pruned as one piece, or a pattern such as 2:4.",
+)
 @click.option("--sparsity", type=float, help="With --method: fraction of the weights that become zero.")
 @click.option("--compression", type=float, help="With --method: weights / weights left.")
 @click.option("--macs", type=float, help="With --method: multiply-accumulates left, a fraction or a count.")
+@click.option(
+    "--drop-points",
+    type=float,
+    metavar="P",
+    help="With --method: percentage points of held-out accuracy that pruning may cost before retraining.",
+)
+@click.option(
+    "--round-channels",
+    type=int,
+    metavar="N",
+    help="With --method: keep channel counts at multiples of this; 8 or 16 may be faster.",
+)
 @click.option("--epochs", type=int, help="With --method: epochs of the method.")
 @click.option("--finetune-epochs", type=int, help="With --method: epochs of masked retraining.")
 @click.option("--train-epochs", type=int, help="Epochs of the dense training; 0 keeps the given weights.")
@@ -219,8 +235,11 @@ def _plain(value: Any) -> Any:
 
 def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     """The short form: one step from --method and its budget."""
-    budget: dict[str, Any] = {name: given[name] for name in ("sparsity", "compression", "macs") if name in given}
-    rest: dict[str, Any] = {name: given[name] for name in ("method", "units", "epochs") if name in given}
+    forms = ("sparsity", "compression", "macs", "drop_points")
+    budget: dict[str, Any] = {name: given[name] for name in forms if name in given}
+    rest: dict[str, Any] = {
+        name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given
+    }
     if not budget and not rest and "finetune_epochs" not in given:
         return None
     if "method" not in given:
@@ -228,12 +247,18 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
             "--units, --epochs, --finetune-epochs and budgets belong to one step: "
             "add --method, or use --set prune.0.KEY=VALUE"
         )
-    if len(budget) != 1:
-        raise UsageError(
-            f"--method needs one of --sparsity, --compression and --macs; got {' and '.join(budget) or 'none'}"
-        )
+    if len(budget) > 1 or not (budget or _needs_no_budget(given)):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in forms)
+        raise UsageError(f"--method needs one of {options}; got {' and '.join(budget) or 'none'}")
     tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}
     return {**rest, "budget": budget, **tune}
+
+
+def _needs_no_budget(given: dict[str, Any]) -> bool:
+    """A pattern is a budget of its own, and some methods do not prune."""
+    from compress import methods
+
+    return ":" in given.get("units", "") or not methods.find(given["method"]).meets_budget
 
 
 for _command in COMMANDS:

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 
 from compress import cost
+from compress.budget import select
 from compress.errors import CompressError, UsageError, nearest
 from compress.stages import Run
 from compress.train import Task, evaluating, top1
-from compress.units import layer_name
+from compress.units import ElementUnits, layer_name
 from compress_models import load_weights
 from compress_models.spec import quote
 
@@ -48,6 +49,18 @@ def check(run: Run) -> None:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(f"{asked}, images of shape {list(images.shape)}: {quote(error)}") from error
+    if recipe.prune and recipe.prune[0].units == "element" and recipe.prune[0].budget.drop_points is None:
+        _check_budget(run, model)
+
+
+def _check_budget(run: Run, model: torch.nn.Module) -> None:
+    """Select once: a goal below the floor is known now. Later steps and channels meet networks not yet known."""
+    shape = run.data.input_shape
+    positions, values = cost.positions(model, shape), dict(model.named_parameters())
+    sizes = {name: values[name].shape for name in positions}
+    units = ElementUnits(sizes, positions, cost.weight_count(model), cost.macs(model, shape))
+    with torch.no_grad():
+        select(run.recipe.prune[0].budget, units, units.scores(values))
 
 
 def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:

@@ -65,7 +65,7 @@ def refused(ended: Result) -> str:
     [
         (["lenet5-mnits"], "no recipe 'lenet5-mnits'; did you mean lenet5-mnist"),
         (["gone.toml"], "cannot read recipe gone.toml: No such file"),
-        (["--method", "adm", "--sparsity", ".5"], "no method 'adm'; did you mean admm?"),
+        (["--method", "adm", "--sparsity", ".5"], "no method 'adm'; did you mean admm"),
         (["--set", "trian.lr=1"], "no key 'trian'; did you mean train?"),
         (["--set", "train.lrr=1"], "no key 'train.lrr'; did you mean lr?"),
         (["--set", "prune.0.rhoo=1"], "no key 'rhoo'; did you mean rho"),
@@ -86,7 +86,7 @@ def refused(ended: Result) -> str:
         (["--method", "admm", "--sparsity", "nan"], "got nan"),
         (["--method", "admm", "--compression", "0.5"], "compression must be at least 1, got 0.5"),
         (["--method", "admm", "--macs", "-1"], "macs must be a fraction"),
-        (["--method", "admm"], "needs one of --sparsity, --compression and --macs; got none"),
+        (["--method", "admm"], "needs one of --sparsity, --compression, --macs, --drop-points; got none"),
         (["--model", "lenet5"], "--model or --data without a recipe needs --method with a budget"),
         (["--epochs", "few"], "'few' is not a valid integer; see"),
         (["--sparsty", "0.5"], "No such option '--sparsty'"),
@@ -123,6 +123,7 @@ def test_bad_words_are_answered_in_one_line(words: Sequence[str], said: str, out
         (["--set", "data.mean=[0.5, 0.5]"], "one value for each of 1 channels"),
         (["--set", "model.options.width=3"], "no option width"),
         (["--set", "prune.0.budget={keep={fc3=10}}"], "keep names no layer 'fc3'; did you mean fc2, fc1?"),
+        (["--set", "prune.0.budget={compression=300,floor=0.01}"], "ask for less"),
         (["--device", "gpu"], "device 'gpu' cannot be used"),
         (["--weights", "gone.pt"], "weights gone.pt: no such file"),
     ],
@@ -312,3 +313,11 @@ def test_a_method_tells_its_paper_and_its_knobs() -> None:
     assert "arXiv:1804.03294" in ended.stdout
     assert "rho = 0.003" in ended.stdout
     assert "admm" in refused(invoke("methods", "adm"))
+
+
+def test_a_pattern_needs_no_budget_and_channels_are_rounded(user: Project, out: Path) -> None:
+    words = ["--method", "magnitude", "--units", "2:4", "--round-channels", "4", "--finetune-epochs", "0"]
+    assert 0 == invoke(*user.words(*words, "--train-epochs", "0", "--out", out)).exit_code
+    step = report_of(out)["recipe"]["prune"][0]
+    assert ("2:4", 4, "global") == (step["units"], step["round_channels"], step["budget"]["scope"])
+    assert "pattern 4:2 prunes nothing" in refused(invoke(*user.words("--method", "magnitude", "--units", "4:2")))
