@@ -49,7 +49,7 @@ def _greedy(view: View, magnitudes: Values, chosen: Masks, masks: Masks) -> Mask
     """As many filters of every layer as chosen, but ranked by what is left of them when their layer's turn comes."""
     stays = left(view.units, chosen)
     keep = {block: torch.ones_like(kept) for block, kept in stays.items()}
-    for block, kept in stays.items():
+    for block in stays:  # in the order in which they run
         norms = view.units.sums(burn(magnitudes, view.units.remaining(keep)))[block]
-        keep[block] = keep_top(norms, int(kept.sum()))
+        keep[block] = keep_top(norms, int(stays[block].sum()))
     return both(masks, view.units.masks(keep))

@@ -19,7 +19,7 @@ class SNIP(PruningMethod):
     training. Normalisation layers then still have their initial statistics. Of a trained network the derivatives
     nearly cancel at a minimum; use taylor there. A global budget may empty a layer but for its ``floor``.
 
-    Lee, Ajanthan, Torr, ICLR 2019, arXiv:1810.02340, eq. 5 and 6; the paper prunes single weights.
+    Lee, Ajanthan, Torr, ICLR 2019, arXiv:1810.02340; the paper prunes single weights.
     """
 
     trains: ClassVar[bool] = False

@@ -20,7 +20,7 @@ class Taylor(PruningMethod):
     weights and biases where there is none. One scale holds for all layers, so a global budget ranks them raw.
     With ``rounds`` the importances are measured again after every retraining.
 
-    Molchanov, Mallya, Tyree, Frosio, Kautz, CVPR 2019, arXiv:1906.10771, eq. 8 and table 2.
+    Molchanov, Mallya, Tyree, Frosio, Kautz, CVPR 2019, arXiv:1906.10771.
 
     Attributes:
         gate: ``output``, or ``weights`` for a gate between a layer's product and its bias and normalisation.

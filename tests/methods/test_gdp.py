@@ -1,15 +1,20 @@
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from compress import cost
 from compress.budget import Budget
+from compress.descent import Optimization
 from compress.errors import UsageError
 from compress.masks import Masks
 from compress.method import Clock, State, View
 from compress.methods.gdp import GDP, order_statistics
-from tests.support import TinyNet, element_units, view_of
+from compress.rounds import Plan, prune, training
+from compress.train import Epoch, evaluate
+from tests.support import TinyNet, TinyNormedNet, element_units, tiny_task, view_of
 from tests.test_units import channel_units
 
 
@@ -88,6 +93,23 @@ def test_the_mean_is_over_what_an_earlier_step_left() -> None:
     state = after(GDP(), view, {"a.weight": torch.tensor([1.0, 3.0, 50.0])}, masks=masks)
     assert [False, True, False] == state.masks["a.weight"].tolist()
     assert 0.5 == state.metrics["threshold"]  # 1 over a mean of 2
+
+
+def test_the_threshold_adapts_to_a_drop_in_accuracy() -> None:
+    task = tiny_task(network=TinyNormedNet)
+    none, some = (Optimization(epochs, batch_size=16, lr=0.01, optimizer="adam") for epochs in (0, 4))
+    training(task, "dense", some)
+    dense, dropped, logs = evaluate(task, task.data.held_out), [], list[Epoch]()
+    units, prunable = channel_units(task.model), cost.prunable(task.model)
+    for points in (0.0, 20.0):
+        own = replace(task, model=copy.deepcopy(task.model))
+        plan = Plan("prune-0", GDP(), units, Budget(drop_points=points), replace(some, epochs=1), none)
+        masks = prune(own, plan, {}, prunable, report=logs.append)
+        assert dense - evaluate(own, own.data.held_out) <= points / 100 + 1e-9
+        dropped.append(sum(int((~mask).sum()) for mask in masks.values()))
+    assert dropped[0] <= dropped[1]
+    assert 0 < dropped[1]
+    assert logs[0].metrics["threshold"] <= logs[1].metrics["threshold"]
 
 
 def test_impossible_knobs_and_steps_without_epochs_are_refused() -> None:

@@ -60,6 +60,29 @@ def test_greedy_does_not_count_kernels_that_read_removed_maps() -> None:
     assert [False, True, True, True] == kept(PFEC(selection="greedy"), given, "conv1")
 
 
+class Backwards(nn.Module):
+    """The layer that runs last is registered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.second, self.first = nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.second(torch.relu(self.first(x.flatten(1))))))
+
+
+@torch.no_grad()
+def test_greedy_goes_in_the_order_in_which_layers_run() -> None:
+    """Unit 0 of the first layer goes; then unit 0 of the second has 3 left, unit 1 has 4, though 0 had 8 against 5."""
+    model = Backwards()
+    model.first.weight.copy_(rows(1, 2, 3, 4, shape=(64,)))
+    model.second.weight.copy_(torch.tensor([[5.0, 1, 1, 1], [1, 2, 1, 1], [9, 9, 9, 9]]))
+    given = view(model, Budget(keep={"first": 3, "second": 2}))
+    assert ["first", "second"] == list(given.units.blocks)
+    assert [True, False, True] == kept(PFEC(), given, "second")
+    assert [False, True, True] == kept(PFEC(selection="greedy"), given, "second")
+
+
 @pytest.mark.parametrize("budget", [Budget(keep={"conv1": 2, "conv2": 3}), Budget(macs=0.4), Budget(sparsity=0.5)])
 def test_greedy_keeps_as_many_of_every_layer_as_independent_selection(budget: Budget) -> None:
     given = view(TinyNet(), budget)
