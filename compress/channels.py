@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from compress.channel_units import ChannelUnits, Slot, per_unit
 from compress.errors import UsageError
 from compress.masks import Values
 from compress.method import View
-from compress.units import ChannelUnits, Slot, per_unit
 
 
 def channel_units(view: View) -> ChannelUnits:

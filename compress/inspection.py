@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from compress import cost
+from compress.channel_units import gather
 from compress.compaction import ChannelGroup, Survey, survey
 from compress.errors import CompressError, UsageError, first_line
-from compress.units import gather, layer_name
+from compress.units import layer_name
 from compress_models import SpecError, WeightsError, input_shape, load, load_weights
 
 Inspection = dict[str, Any]

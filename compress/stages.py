@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import __version__, cost, methods, rounds
+from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups, compact, restore
 from compress.data import Data
 from compress.descent import Optimization
@@ -25,7 +26,7 @@ from compress.progress import Display
 from compress.recipe import Recipe, Step
 from compress.run_directory import RunDirectory, key_of
 from compress.train import Epoch, Task, derive, evaluate, to_device
-from compress.units import ChannelUnits, ElementUnits, Units, layer_name
+from compress.units import ElementUnits, Units, layer_name
 from compress_models import load, load_weights, resolve
 from compress_models.spec import source_of
 

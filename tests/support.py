@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compress import cost
 from compress.budget import Budget
+from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups
 from compress.data import Augment, Data, TensorSplit
 from compress.masks import Values
@@ -15,7 +16,7 @@ from compress.method import View
 from compress.probe import TaskProbe
 from compress.rounds import NORMS
 from compress.train import Task, to_device
-from compress.units import ChannelUnits, ElementUnits
+from compress.units import ElementUnits
 
 
 def element_units(values: Values, positions: int = 1) -> ElementUnits:

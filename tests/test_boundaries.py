@@ -33,7 +33,12 @@ UPWARDS = {
 LOWEST = (
     "compress.compaction",
     "compress.units",
+    "compress.channel_units",
+    "compress.channels",
     "compress.masks",
+    "compress.scoring",
+    "compress.splitting",
+    "compress.surrogate",
     "compress.methods",
     "compress.method",
     "compress.budget",

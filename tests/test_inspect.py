@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from compress import cost
+from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups
 from compress.errors import UsageError
 from compress.inspection import inspect, parse_shape
 from compress.report import coupling
 from compress.report.html import render_inspection
-from compress.units import ChannelUnits
 from compress_models import input_shape, load, names
 from tests.conftest import invoke
 from tests.support import TinyNet

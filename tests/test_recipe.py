@@ -41,6 +41,12 @@ def test_a_built_in_recipe_names_layers_that_its_model_has(name: str) -> None:
 SMOKE = {
     "lenet5-mnist": ("like_mnist", 2),
     "lenet5-mnist-admm-paper": ("like_mnist", 1),
+    "lenet5-mnist-padmm": ("like_mnist", 2),
+    "lenet5-mnist-padmm-sigmoid": ("like_mnist", 2),
+    "lenet300-mnist-80x": ("like_mnist", 1),
+    "lenet300-mnist-lottery": ("like_mnist", 1),
+    "lenet300-mnist-padmm": ("like_mnist", 1),
+    "lenet300-mnist-padmm-sigmoid": ("like_mnist", 1),
     "mlp-mnist": ("like_mnist", 1),
     "resnet20-cifar10": ("like_cifar", 1),
     "resnet56-cifar10": ("like_cifar", 1),
@@ -52,7 +58,7 @@ SMOKE = {
 COUNTED = {f"resnet{depth}-cifar10-pfec-{letter}" for depth in (56, 110) for letter in "ab"}
 """The method of vgg16-cifar10 on networks that others run; test_published_recipes checks what their counts leave."""
 
-LARGE_IMAGES = {"alexnet-imagenet", *(f"resnet34-imagenet-pfec-{letter}" for letter in "abc")}
+LARGE_IMAGES = {"alexnet-imagenet", "alexnet-imagenet-conv", *(f"resnet34-imagenet-pfec-{letter}" for letter in "abc")}
 
 
 def test_every_recipe_is_run_here_but_those_for_large_images() -> None:

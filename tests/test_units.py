@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from compress import cost
 from compress.budget import Budget, select
+from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups, compact
-from compress.units import ChannelUnits, ElementUnits
+from compress.units import ElementUnits
 from tests.support import TinyNet, element_units
 
 SHAPE = (1, 8, 8)

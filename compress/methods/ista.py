@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compress.channel_units import ChannelUnits
 from compress.channels import channel_units, scale_scores, scales
 from compress.errors import UsageError
 from compress.masks import Masks, Values
 from compress.method import Clock, Outcome, PruningMethod, State, View
 from compress.splitting import pack, unpack
-from compress.units import ChannelUnits
 
 
 @dataclass(frozen=True)

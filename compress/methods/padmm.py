@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.budget import floors
 from compress.errors import UsageError
-from compress.masks import Masks, Values, burn, rank
-from compress.method import Clock, Outcome, PruningMethod, State, View, both
+from compress.masks import Masks, Values, burn
+from compress.method import Clock, Outcome, PruningMethod, State, View
 from compress.schedule import log_quadratic
+from compress.scoring import left
 from compress.splitting import distance, minus, norm, pack, plus, pruned, unpack, zeros
 from compress.surrogate import Name, Surrogate
 
@@ -116,7 +116,7 @@ class PADMM(PruningMethod):
         member, sigma = Surrogate(self.surrogate, self.shape), state.numbers["sigma"]
         norms = view.units.scores({**view.values, **v})
         masks = self._support(view, norms, state, progress, hardness)
-        kept = {block: count > 0 for block, count in view.units.sums(_floats(masks)).items()}
+        kept = left(view.units, masks)
         factors, objective = {}, 0.0
         for block, n in norms.items():
             kappa = self._kappa(n, kept[block], sigma, progress, hardness)
@@ -125,9 +125,9 @@ class PADMM(PruningMethod):
             factors[block] = torch.where(n > 0, shrunk / n.clamp_min(1e-30), 0.0)
             objective += sigma * kappa * float(member.value(shrunk, rho).sum())
         spread = view.units.spread(factors)
-        left = sum(int(k.sum()) for k in kept.values()) / sum(view.units.blocks.values())
+        share = sum(int(k.sum()) for k in kept.values()) / sum(view.units.blocks.values())
         z = burn({name: value * spread[name] for name, value in v.items()}, masks)
-        return z, {"surrogate": objective, "hardness": hardness, "kept": left}
+        return z, {"surrogate": objective, "hardness": hardness, "kept": share}
 
     def _kappa(self, norms: Tensor, kept: Tensor, sigma: float, progress: float, hardness: float) -> float:
         """The weight lam / sigma: as given, or such that the dead zone ends at the largest norm the budget drops."""
@@ -147,11 +147,4 @@ class PADMM(PruningMethod):
         if not self.lam:
             at = min(progress / self.ramp, 1.0) if self.ramp else 1.0
             return view.select(norms, state.masks, lambda kept: log_quadratic(kept, at))
-        edge = min(hardness, HARD) * self._theta(progress) / HARD
-        least = floors(view.budget, norms)
-        keep = {block: (n > edge) | (rank(n) < least[block]) for block, n in norms.items()}
-        return both(state.masks, view.units.masks(keep))
-
-
-def _floats(masks: Masks) -> dict[str, Tensor]:
-    return {name: mask.float() for name, mask in masks.items()}
+        return view.above(norms, min(hardness, HARD) * self._theta(progress) / HARD, state.masks)

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compress.channel_units import Slot
 from compress.channels import along, channel_units
 from compress.errors import UsageError
 from compress.masks import Masks, Values
 from compress.method import Outcome, PruningMethod, State, View
-from compress.units import Slot, layer_name
+from compress.units import layer_name
 
 BATCH = 32
 """Images at once: what enters every layer is held for them."""

@@ -10,6 +10,7 @@ import torch
 
 from compress import cost, methods
 from compress.budget import Budget
+from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups, compact
 from compress.descent import Optimization
 from compress.errors import UsageError
@@ -19,7 +20,7 @@ from compress.probe import TaskProbe
 from compress.recipe import build
 from compress.rounds import Plan, prune
 from compress.train import Task, evaluating
-from compress.units import ChannelUnits, ElementUnits, Units
+from compress.units import ElementUnits, Units
 from tests.support import TinyNormedNet, tiny_task
 
 KINDS = ("element", "channel")
