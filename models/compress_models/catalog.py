@@ -23,6 +23,11 @@ BUILT_IN = {
     "alexnet": Entry(
         "compress_models.alexnet:AlexNet", "AlexNet (Caffe, grouped), 227x227, 60.9 M weights", (3, 227, 227)
     ),
+    "winograd": Entry(
+        "compress_models.winograd:winograd",
+        "another network (base) with its 3x3 convolutions as Winograd products",
+        (3, 32, 32),
+    ),
 }
 
 

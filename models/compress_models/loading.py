@@ -53,14 +53,17 @@ def input_shape(spec: str, options: Mapping[str, Any] | None = None) -> tuple[in
 
     Args:
         spec: as for ``load``.
-        options: as for ``load``; in_channels and input_size of a built-in network count.
+        options: as for ``load``; in_channels and input_size of a built-in network count, and the base of one that
+            is made from another.
 
     >>> input_shape("lenet5"), input_shape("lenet5", {"in_channels": 3}), input_shape("net.py:Net")
     ((1, 28, 28), (3, 28, 28), None)
     """
+    given = dict(options or {})
     if spec in BUILT_IN:
+        if "base" in given:
+            return input_shape(given.pop("base"), given)
         channels, side, _ = BUILT_IN[spec].input_shape
-        given = dict(options or {})
         channels, side = given.get("in_channels", channels), given.get("input_size", side)
         return channels, side, side
     if spec.startswith("torchvision:"):

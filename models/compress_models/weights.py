@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +19,26 @@ _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.comp
 _SHOWN = 3
 
 
+@runtime_checkable
+class Adopting(Protocol):
+    """A layer that took the place of another one and takes that one's weights as well."""
+
+    def adopt(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Give a state dict in this layer's names and shapes.
+
+        Args:
+            state: of the whole model; entries of others stay as they are.
+            prefix: of this layer's own entries.
+        """
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a ``.safetensors`` file, or a torch file that holds tensors only, into the model in place.
 
     A torch file is read with ``weights_only=True``: pickled code is never run.  The state dict may sit under
     ``state_dict``, ``model_state_dict`` or ``model``; a ``module.`` prefix on every name is dropped.  Batch
-    counters of normalisation layers may be missing, as older files have none.
+    counters of normalisation layers may be missing, as older files have none.  A layer may take weights of
+    another form (see `Adopting`).
 
     Raises:
         WeightsError: the file is missing, unreadable or holds code; or names or shapes do not fit.  The model
@@ -33,6 +47,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     file = Path(path).expanduser()
     own = model.state_dict()
     given = _without_prefix(_tensors(file, _read(file)), own)
+    for name, layer in model.named_modules():
+        if isinstance(layer, Adopting):
+            given = layer.adopt(given, f"{name}." if name else "")
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
     given = {**counters, **given}
     wrong_shape = [
