@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compress import cost
+from compress import cost, entropy
 from compress.stages import Payload, Run
 
 
@@ -81,6 +81,9 @@ def _savings(run: Run, dense: Payload | None, pruned: Payload | None) -> dict[st
         "compression": dense["weights"] / nonzero if nonzero else None,
         "channels_removed": sum(part["channels_removed"] for part in _compactions(run)),
         "size_sparse_bytes": sizes.get("sparse"),
+        "size_entropy_bytes": entropy.size_bytes(
+            tensor.float().numpy() for tensor in pruned["state"].values() if tensor.is_floating_point()
+        ),
     }
 
 

@@ -41,6 +41,7 @@ def test_a_built_in_recipe_names_layers_that_its_model_has(name: str) -> None:
 SMOKE = {
     "lenet5-mnist": ("like_mnist", 2),
     "lenet5-mnist-admm-paper": ("like_mnist", 1),
+    "lenet5-mnist-deep-compression": ("like_mnist", 2),
     "lenet5-mnist-padmm": ("like_mnist", 2),
     "lenet5-mnist-padmm-sigmoid": ("like_mnist", 2),
     "lenet300-mnist-80x": ("like_mnist", 1),

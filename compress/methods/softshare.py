@@ -36,9 +36,16 @@ class Mixture:
 
     def joint(self, weights: Tensor) -> Tensor:
         """log(share) + log N(w; mean, variance), shape (*weights.shape, components)."""
-        distance = (weights.float().unsqueeze(-1) - self.means).square()
-        heights = self.log_shares + 0.5 * (self.log_precisions - math.log(2 * math.pi))
-        return heights - 0.5 * self.log_precisions.exp() * distance
+        # (w - mu)^2 multiplied out: a product of matrices takes two thirds of the time of the differences
+        precisions = self.log_precisions.exp()
+        heights = self.log_shares + 0.5 * (
+            self.log_precisions - math.log(2 * math.pi) - precisions * self.means.square()
+        )
+        w = weights.float().reshape(-1)
+        joint = torch.addmm(
+            heights, torch.stack([w, w.square()], 1), torch.stack([precisions * self.means, -0.5 * precisions])
+        )
+        return joint.view(*weights.shape, len(heights))
 
     def prior(self, deviation: float) -> Tensor:
         """Minus the logarithm of a Gamma prior on the precisions, of mean 1 / deviation^2; a constant left out."""

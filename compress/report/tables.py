@@ -50,6 +50,7 @@ def models(report: Report) -> Table:
         ("File", "size_bytes", size),
         ("File, zipped", "size_zip_bytes", size),
         ("File, sparsely coded", "size_sparse_bytes", size),
+        ("Weights, entropy-coded", "size_entropy_bytes", size),
     )
     body = [(name, *(show(number(report, m, key)) for m in ("dense", "pruned"))) for name, key, show in lines]
     body += [
