@@ -50,6 +50,7 @@ SMOKE = {
     "lenet300-mnist-padmm-sigmoid": ("like_mnist", 1),
     "mlp-mnist": ("like_mnist", 1),
     "resnet20-cifar10": ("like_cifar", 1),
+    "resnet20-cifar10-winograd": ("like_cifar", 1),
     "resnet56-cifar10": ("like_cifar", 1),
     "vgg16-cifar10": ("like_cifar", 1),
     "vgg16-cifar10-gdp": ("like_cifar", 1),
