@@ -25,7 +25,9 @@ class Codebook(PruningMethod):
 
     Centroids start at even distances between the smallest and the largest weight, which serves the few large weights
     better than density or chance do. A step after any other: it prunes nothing and undoes nothing, so that its budget
-    says nothing; biases and normalisation train along. The sparse file stores shared values as indices of ``bits``.
+    says nothing; biases and normalisation train along. The sparse file stores shared values as indices; but where batch
+    normalisation follows a convolution, the export folds it into the weights, each output channel by its own factor,
+    and that layer is stored as plain values. Its entropy-coded size counts the shared values in any network.
 
     Han, Mao and Dally, ICLR 2016, arXiv:1510.00149, section 3.
 
