@@ -61,6 +61,7 @@ class View:
         probe: loss, accuracy, activations and gradients on demand.
         scales: names of the normalisation layers' scales (gamma).
         samples: size of the training set, for terms that are stated for all of it (the loss is a mean).
+        start: the kept fraction at the start of the step, in the budget's own measure.
     """
 
     values: Values
@@ -72,6 +73,7 @@ class View:
     probe: Probe
     scales: tuple[str, ...] = ()
     samples: int = 1
+    start: float = 1.0
 
     def select(self, scores: Mapping[str, Tensor], masks: Masks, schedule: Relax = ending) -> dict[str, Tensor]:
         """Masks that keep the units with the largest scores, as many as the budget allows.

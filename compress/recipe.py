@@ -98,6 +98,8 @@ class Step(BaseModel):
     """The method's own number by default."""
     lr: Rate | None = None
     schedule: Schedule = "constant"
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the loss, in the method's own epochs, that is distance from the dense model's answers."""
     finetune: Finetune = Finetune()
     rounds: Positive = 1
     rewind: Count | None = None

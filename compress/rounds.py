@@ -13,6 +13,7 @@ from compress.errors import RunError
 from compress.masks import Masks, Values, burn
 from compress.method import PruningMethod, Retrain, View
 from compress.probe import TaskProbe
+from compress.scoring import left
 from compress.train import Epoch, Snapshot, Task, fit
 from compress.units import ElementUnits, Units
 
@@ -76,7 +77,7 @@ def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hoo
         prunable: names of the prunable weights.
         hooks: as in `run_phases`.
     """
-    view = _view(task, prunable, plan.units, plan.budget)
+    view = replace(_view(task, prunable, plan.units, plan.budget), start=_start(plan, masks))
     return run_phases(task, plan.phases(), masks, view, rewind=plan.rewind, **hooks)
 
 
@@ -122,7 +123,7 @@ def run_phases(
         task.model.load_state_dict(saved["model"])
         snapshot = Snapshot(**saved["snapshot"]) if saved["snapshot"] else None
     for number, phase in enumerate(phases[start:], start):
-        view = replace(view, relax=_relax(phase.share))
+        view = replace(view, relax=_relax(view.start, phase.share))
 
         def keep(now: Snapshot, number: int = number, entering: Masks = current) -> None:
             save({"phase": number, "masks": dict(entering), "model": now.model, "snapshot": vars(now)})
@@ -143,8 +144,18 @@ def run_phases(
     return current
 
 
-def _relax(share: float) -> Relax:
-    return lambda kept: float(kept**share)
+def _start(plan: Plan, masks: Masks) -> float:
+    """Kept fraction under the masks, measured as the budget is; counts per layer are of the layer as it is now."""
+    if not masks or plan.budget.keep is not None:
+        return 1.0
+    keep = left(plan.units, masks)
+    if plan.budget.macs is not None:
+        return min(1.0, plan.units.macs(keep) / plan.units.dense_macs)
+    return min(1.0, plan.units.weights(keep) / plan.units.dense_weights)
+
+
+def _relax(start: float, share: float) -> Relax:
+    return lambda kept: float(start ** (1 - share) * kept**share)
 
 
 @torch.no_grad()

@@ -44,21 +44,22 @@ def learning_rate(name: str, progress: float, warmup: float) -> float:
     return LEARNING_RATE[name]((progress - warmup) / (1 - warmup))
 
 
-def log_quadratic(kept: float, progress: float) -> float:
-    """Kept fraction that falls fast, then gently, on a log scale: kept ** (1 - (1 - progress)^2).
+def log_quadratic(kept: float, progress: float, start: float = 1.0) -> float:
+    """Kept fraction that falls fast, then gently, on a log scale: start^q kept^(1 - q) with q = (1 - progress)^2.
 
     >>> [round(log_quadratic(0.01, p), 3) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.032, 0.01]
     """
-    return float(kept ** (1 - (1 - min(progress, 1.0)) ** 2))
+    rest = (1 - min(progress, 1.0)) ** 2
+    return float(start**rest * kept ** (1 - rest))
 
 
-def cubic(kept: float, progress: float) -> float:
-    """Kept fraction of a sparsity that rises cubically: s = s_f (1 - (1 - progress)^3).
+def cubic(kept: float, progress: float, start: float = 1.0) -> float:
+    """Kept fraction of a sparsity that rises cubically from s_i to s_f: s = s_f + (s_i - s_f) (1 - progress)^3.
 
-    Zhu and Gupta 2017, arXiv:1710.01878, eq. 1 with initial sparsity 0.
+    Zhu and Gupta 2017, arXiv:1710.01878, eq. 1; ``start`` is 1 - s_i.
 
     >>> [round(cubic(0.1, p), 4) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.2125, 0.1]
     """
-    return 1 - (1 - kept) * (1 - (1 - min(progress, 1.0)) ** 3)
+    return kept + (start - kept) * (1 - min(progress, 1.0)) ** 3

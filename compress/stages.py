@@ -215,12 +215,10 @@ def example(data: Data) -> Tensor:
 
 def _taught(run: Run, task: Task, step: Step) -> Task:
     """The task with the dense model as its teacher, where the step distils."""
-    if not step.finetune.distill:
+    if not (step.distill or step.finetune.distill):
         return task
     if run.data.loss is not None:
-        raise UsageError(
-            "distillation imitates class scores, but the data brings its own loss; set finetune.distill = 0"
-        )
+        raise UsageError("distillation imitates class scores, but the data brings its own loss; set distill = 0")
     return replace(task, teacher=to_device(run.model(run.payloads["dense"]), run.device))
 
 
@@ -231,7 +229,8 @@ def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
     return rounds.Plan(
         title, methods.build(step.method, step.knobs), units_of(run, step.units, task), step.budget,
-        Optimization(**{**train, **own}), Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
+        Optimization(**{**train, **own}, distill=step.distill),
+        Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
         run.payloads["dense"]["early"] if step.rewind is not None else None,
     )  # fmt: skip
 

@@ -51,6 +51,21 @@ def test_rounds_tighten_evenly_on_a_log_scale() -> None:
     assert 0.75 == pytest.approx(sparsities[-1], abs=0.01)
 
 
+def test_a_later_step_tightens_from_where_the_earlier_one_ended() -> None:
+    """From 1/4 to 1/16 in two rounds: 1/8 after the first, not the root of 1/16."""
+    task = tiny_task()
+    masks = prune(task, plan(task, Magnitude(), 0.75), {}, prunable(task.model))
+    sparsities: list[float] = []
+    prune(
+        task,
+        plan(task, Magnitude(), 1 - 1 / 16, rounds=2),
+        masks,
+        prunable(task.model),
+        report=lambda e: sparsities.append(e.sparsity),
+    )
+    assert 1 - 1 / 8 == pytest.approx(sparsities[3], abs=0.01)
+
+
 def test_earlier_zeros_stay() -> None:
     task = tiny_task()
     masks = prune(task, plan(task, Magnitude(), 0.5), {}, prunable(task.model))

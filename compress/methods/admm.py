@@ -78,4 +78,4 @@ class ADMM(PruningMethod):
     def _project(self, view: View, values: Values, masks: Masks, progress: float) -> dict[str, Tensor]:
         at = min(progress / self.ramp, 1.0) if self.ramp else 1.0
         scores = view.units.scores({**view.values, **values})
-        return burn(values, view.select(scores, masks, lambda kept: log_quadratic(kept, at)))
+        return burn(values, view.select(scores, masks, lambda kept: log_quadratic(kept, at, view.start)))

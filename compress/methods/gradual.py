@@ -11,11 +11,11 @@ from compress.schedule import cubic
 class Gradual(PruningMethod):
     """Mask the units of smallest norm again and again, at a rising sparsity, and train the rest in between.
 
-        s(t) = s_f (1 - (1 - t)^3)      t = progress / ramp, up to 1
+        s(t) = s_f + (s_i - s_f) (1 - t)^3      t = progress / ramp, up to 1
 
     What was masked stays masked.
 
-    Zhu and Gupta 2017, arXiv:1710.01878, eq. 1 with initial sparsity 0.
+    Zhu and Gupta 2017, arXiv:1710.01878, eq. 1; the initial sparsity is that of the network as it comes.
 
     Attributes:
         updates_per_epoch: selections per epoch.
@@ -34,7 +34,8 @@ class Gradual(PruningMethod):
         if not clock.due(self.updates_per_epoch):
             return state
         at = min(clock.progress / self.ramp, 1.0)
-        return State(view.select(view.units.scores(view.values), state.masks, lambda kept: cubic(kept, at)))
+        scores = view.units.scores(view.values)
+        return State(view.select(scores, state.masks, lambda kept: cubic(kept, at, view.start)))
 
     def finish(self, view: View, state: State) -> Outcome:
         """Mask down to the budget."""

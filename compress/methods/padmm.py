@@ -146,5 +146,5 @@ class PADMM(PruningMethod):
         """What stays: what the budget allows, or what lies outside the dead zone (and the budget's floor)."""
         if not self.lam:
             at = min(progress / self.ramp, 1.0) if self.ramp else 1.0
-            return view.select(norms, state.masks, lambda kept: log_quadratic(kept, at))
+            return view.select(norms, state.masks, lambda kept: log_quadratic(kept, at, view.start))
         return view.above(norms, min(hardness, HARD) * self._theta(progress) / HARD, state.masks)
