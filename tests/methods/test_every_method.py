@@ -19,6 +19,7 @@ from compress.method import PruningMethod, State, View
 from compress.probe import TaskProbe
 from compress.recipe import build
 from compress.rounds import Plan, prune
+from compress.scoring import left
 from compress.train import Task, evaluating
 from compress.units import ElementUnits, Units
 from tests.support import TinyNormedNet, tiny_task
@@ -92,6 +93,16 @@ def test_channel_budget_is_met_and_compaction_removes_every_pruned_channel(name:
         before, after = widths[parameter.removesuffix(".weight")]
         assert before - count >= after
     assert sum(gone.values()) > 0
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.find(n).meets_budget])
+def test_counts_per_layer_and_an_accuracy_drop_are_budgets_as_well(name: str) -> None:
+    kind = next(kind for kind in KINDS if kind not in methods.find(name).refuses)
+    _, masks, units = pruned(name, kind, Budget(keep={"conv2": 2}))
+    assert 2 == int(left(units, masks)["conv2"].sum())
+    assert units.blocks["conv1"] == int(left(units, masks)["conv1"].sum())
+    _, masks, units = pruned(name, kind, Budget(drop_points=60))
+    assert all(bool(stays.any()) for stays in left(units, masks).values())
 
 
 @both_units
