@@ -70,6 +70,8 @@ class Objective:
         rows = max(1, ENTRIES // sum(value.numel() for value in point.values()))
         left = self.curvature
         for images, targets in self.batches:
+            if not left:
+                return
             asked = min(left, len(targets))
             left -= asked
             for some in zip(torch.split(images[:asked], rows), torch.split(targets[:asked], rows), strict=True):

@@ -103,6 +103,13 @@ def test_knapsack_swaps_the_useless_for_the_useful_first() -> None:
     assert [False, True, True, False] == descend(objective, pool, knapsack.propose, 5).tolist()
 
 
+def test_single_gradients_are_taken_of_as_many_images_as_asked() -> None:
+    view = linear_view([1.0, 1.0], 1, torch.eye(2), torch.zeros(2))
+    batches = tuple(view.probe.batches(1, 2)) * 3
+    point = Objective(view, {}, batches, 3).point(torch.tensor([True, True]), 1.0)
+    assert [2, 1] == [len(some) for some in Objective(view, {}, batches, 3).each(point)]
+
+
 # qubo
 
 
