@@ -114,8 +114,7 @@ def _peers_macs(asked: argparse.Namespace) -> int:
 
     from compress import cost
 
-    sizes = {"in_channels": 3, "input_size": 32, "num_classes": 10}
-    network = pruned(asked.network, str(asked.weights), asked.share, **sizes)
+    network = pruned(asked.network, str(asked.weights), asked.share)
     return cost.macs(network, (3, 32, 32))
 
 

@@ -5,7 +5,8 @@ multiply-accumulates are at most the share asked for. Only the first convolution
 the other channels the peer fails, because the shortcuts of these networks pad with zeros.
 """
 
-from typing import Any
+import copy
+import functools
 
 import torch
 from torch import nn
@@ -15,14 +16,15 @@ from compress_models import load, load_weights
 STEPS = 200
 
 
-def pruned(name: str, weights: str, share: float, **defaults: Any) -> nn.Module:
-    """A CIFAR network cut down by Torch-Pruning to a share of its multiply-accumulates."""
+@functools.cache
+def pruned(name: str, weights: str, share: float) -> nn.Module:
+    """A CIFAR network cut down by Torch-Pruning to a share of its multiply-accumulates; the same object every time."""
     import torch_pruning as tp  # a dependency of the benchmarks only
 
-    model = load(name, {}, defaults=defaults)
+    model = load(name)
     load_weights(model, weights)
     model.eval()
-    example = torch.randn(1, defaults["in_channels"], defaults["input_size"], defaults["input_size"])
+    example = torch.randn(1, 3, 32, 32)
     pruner = tp.pruner.MagnitudePruner(
         model,
         example,
@@ -44,11 +46,11 @@ def _may_go(name: str, module: nn.Module) -> bool:
     return name.endswith(".conv1") or not isinstance(module, nn.Conv2d | nn.Linear)
 
 
-def resnet20(**options: Any) -> nn.Module:
+def resnet20(weights: str, share: float) -> nn.Module:
     """ResNet-20 of the CIFAR family, pruned by the peer."""
-    return pruned("resnet20", **options)
+    return copy.deepcopy(pruned("resnet20", weights, share))
 
 
-def resnet56(**options: Any) -> nn.Module:
+def resnet56(weights: str, share: float) -> nn.Module:
     """ResNet-56 of the CIFAR family, pruned by the peer."""
-    return pruned("resnet56", **options)
+    return copy.deepcopy(pruned("resnet56", weights, share))
