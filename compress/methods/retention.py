@@ -37,10 +37,11 @@ class Retention(PruningMethod):
         cem       cross-entropy method on how many units every layer and tenth of magnitudes gets; slow
         random    any of the pool: the control that an optimiser has to beat
 
-    Contributions are taken at the pruned network (p = 1 for kept, about 0 for dropped units), where they say what
-    re-adding a dropped unit and dropping a kept one would change, and again after every step; the dense network
-    (p = 1 for all) says little about the loss far away from it. A step is the longest halving of the proposed swaps
-    that lowers the loss itself. So no optimiser but ``random`` ends above the loss of magnitude.
+    qubo and knapsack work in steps. Contributions are taken at the pruned network (p = 1 for kept, about 0 for dropped
+    units), where they say what re-adding a dropped unit and dropping a kept one would change; the dense network
+    (p = 1 for all) says little about a loss so far away from it, and is asked only when the pruned one and the network
+    half way have no answer. Of the swaps proposed, all, the first half, the first quarter... are tried on the loss
+    itself. So no optimiser but ``random`` ends above the calibration loss of magnitude.
 
     Under an N:M pattern the pool is what the pattern leaves by magnitude; under ``drop_points`` the count is
     magnitude's.

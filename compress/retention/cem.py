@@ -22,20 +22,20 @@ def search(objective: Objective, pool: Pool, iterations: int, generator: Generat
     """
     bins = bins_of(objective.view.units, pool)
     order = _ranks_inside(bins, gains(objective, pool.start, POINTS[0]).where(pool.open, -torch.inf))
-    groups = [torch.unique(bins[group]) for group in pool.groups]
-    room = torch.bincount(bins[pool.open], minlength=int(bins.max()) + 1)
-    placed = torch.bincount(bins[pool.open & pool.start], minlength=len(room))
+    groups = [torch.unique(bins[group]).cpu() for group in pool.groups]
+    room = torch.bincount(bins[pool.open], minlength=int(bins.max()) + 1).cpu()
+    placed = torch.bincount(bins[pool.open & pool.start], minlength=len(room)).cpu()
     mean = (placed + 0.01 * room + 1e-6).double().log()  # where magnitude places units, and a little everywhere
     spread = torch.ones_like(mean)
     best, least = pool.start, objective.loss(pool.start)
     for _ in range(iterations):
         noise = torch.randn(POPULATION, len(mean), generator=generator, dtype=torch.float64)
-        drawn, losses = mean + spread * noise.to(mean.device), []
+        drawn, losses = mean + spread * noise, []
         for logits in drawn:
             counts = torch.zeros_like(room)
             for group in groups:
                 counts[group] = shared_out(logits[group], room[group], int(placed[group].sum()))
-            keep = pool.fixed | (pool.open & (order < counts[bins]))
+            keep = pool.fixed | (pool.open & (order < counts.to(bins.device)[bins]))
             losses.append(objective.loss(keep))
             if losses[-1] < least:
                 best, least = keep, losses[-1]

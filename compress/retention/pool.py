@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compress.budget import Budget, floors
 from compress.masks import Masks, Values, rank
-from compress.method import View, everything
+from compress.method import View
 from compress.units import ElementUnits, Keep, Units
 
 
@@ -84,9 +84,8 @@ def _present(units: Units, values: Values, masks: Masks) -> Tensor:
 
 def places(units: Units, device: torch.device) -> dict[str, Tensor]:
     """Unit of every entry, counted from 1 in the order of `join`; 0 for entries of none."""
-    count = len(join(units, everything(units)))
     # `spread` gives 1 to the entries of no unit, so the units are numbered from 2 there
-    numbers = units.spread(part(units, torch.arange(count, device=device) + 2))
+    numbers = units.spread(part(units, torch.arange(sum(units.blocks.values()), device=device) + 2))
     return {name: number - 1 for name, number in numbers.items()}
 
 

@@ -63,12 +63,12 @@ def proposing(candidates: int) -> Propose:
         sides = [_promising(pool, group, keep, first_order, candidates) for group in pool.groups]
         columns, offset = torch.cat(sides), keep.float() - now
         rows, moved = zip(*((some[:, columns], some @ offset) for some in objective.each(point)), strict=True)
-        matrix, already = torch.cat(rows).double(), torch.cat(moved).double()
+        matrix, already = torch.cat(rows).cpu().double(), torch.cat(moved).cpu().double()
         swaps = []
         for side, a in zip(sides, torch.split(matrix, [len(side) for side in sides], 1), strict=True):
-            slope = mean[side].double() + a.T @ already / len(a)
-            found, chosen = minimise(slope, a.T @ a / len(a), keep[side])
-            already = already + a @ (chosen.double() - keep[side].double())
+            slope, before = mean[side].cpu().double() + a.T @ already / len(a), keep[side].cpu()
+            found, after = minimise(slope, a.T @ a / len(a), before)
+            already = already + a @ (after.double() - before.double())
             swaps.append(side[torch.tensor(found, dtype=torch.int64, device=side.device).view(-1, 2)])
         return swaps
 

@@ -52,8 +52,8 @@ def shortened(objective: Objective, keep: Tensor, loss: float, swaps: list[Tenso
 
 
 def swapped(keep: Tensor, swaps: list[Tensor]) -> Tensor:
-    """The selection after the swaps of every group, made in their order."""
-    after = keep.clone()
-    for enters, leaves in torch.cat(swaps).tolist():
-        after[enters], after[leaves] = True, False
-    return after
+    """The selection after the swaps of every group."""
+    made = torch.cat(swaps)
+    # A unit may enter and leave again: what counts is how often it did either.
+    enters, leaves = (torch.bincount(made[:, side], minlength=len(keep)) for side in (0, 1))
+    return keep.int() + enters - leaves > 0
