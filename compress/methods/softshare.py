@@ -35,17 +35,15 @@ class Mixture:
     log_precisions: Tensor
 
     def joint(self, weights: Tensor) -> Tensor:
-        """log(share) + log N(w; mean, variance), shape (*weights.shape, components)."""
-        # (w - mu)^2 multiplied out: a product of matrices takes two thirds of the time of the differences
+        """log(share) + log N(w; mean, variance), shape (components, *weights.shape)."""
+        # (w - mu)^2 multiplied out: a product of matrices takes half the time of the differences
         precisions = self.log_precisions.exp()
+        factors = torch.stack([precisions * self.means, -0.5 * precisions], 1)
         heights = self.log_shares + 0.5 * (
             self.log_precisions - math.log(2 * math.pi) - precisions * self.means.square()
         )
         w = weights.float().reshape(-1)
-        joint = torch.addmm(
-            heights, torch.stack([w, w.square()], 1), torch.stack([precisions * self.means, -0.5 * precisions])
-        )
-        return joint.view(*weights.shape, len(heights))
+        return torch.addmm(heights[:, None], factors, torch.stack([w, w.square()])).view(len(heights), *weights.shape)
 
     def prior(self, deviation: float) -> Tensor:
         """Minus the logarithm of a Gamma prior on the precisions, of mean 1 / deviation^2; a constant left out."""
@@ -121,7 +119,7 @@ class SoftShare(PruningMethod):
     def penalty(self, view: View, state: State) -> Tensor:
         """Minus the logarithm of the mixture and of the priors, times tau / samples."""
         mixture = self.mixture(state)
-        fit = mixture.joint(_weights(view, state.masks)).logsumexp(-1).sum()
+        fit = _log_sum(mixture.joint(_weights(view, state.masks))).sum()
         return self.tau / view.samples * (mixture.prior(self.deviation) - fit)
 
     def update(self, view: View, state: State, clock: Clock) -> State:
@@ -129,7 +127,7 @@ class SoftShare(PruningMethod):
         if not clock.due(1):
             return state
         joint = self.mixture(state).joint(_weights(view, state.masks))
-        return replace(state, metrics={"nonzero": float((joint.argmax(-1) != 0).float().mean())})
+        return replace(state, metrics={"nonzero": float((joint.argmax(0) != 0).float().mean())})
 
     def finish(self, view: View, state: State) -> Outcome:
         """Quantise: zero, or the mean of the most responsible of the other components."""
@@ -138,8 +136,8 @@ class SoftShare(PruningMethod):
         shared: dict[str, Tensor] = {}
         for name in view.prunable:
             joint = mixture.joint(view.values[name])
-            best, which = joint[..., 1:].max(-1)
-            lead[name], shared[name] = best - joint[..., 0], mixture.means[1:][which]
+            best, which = joint[1:].max(0)
+            lead[name], shared[name] = best - joint[0], mixture.means[1:][which]
         scores = view.units.sums(lead)
         masks = view.above(scores, 0.0, state.masks) if view.budget.free else view.select(scores, state.masks)
         return Outcome(masks, shared)
@@ -149,3 +147,10 @@ def _weights(view: View, masks: Masks) -> Tensor:
     """All prunable weights that are not masked, in a row."""
     rows = [view.values[name][masks[name]] if name in masks else view.values[name].flatten() for name in view.prunable]
     return torch.cat(rows)
+
+
+def _log_sum(joint: Tensor) -> Tensor:
+    """Logarithm of the sum over the components, for the penalty of a step."""
+    top = joint.detach().amax(0)
+    # Cut where it no longer counts: numbers below the normal ones take a CPU three times as long.
+    return top + (joint - top).clamp_min(-60).exp().sum(0).log()

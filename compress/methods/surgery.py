@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compress.errors import UsageError
 from compress.masks import Masks, Values, burn
-from compress.method import Clock, Outcome, PruningMethod, State, View, everything
+from compress.method import Clock, Outcome, PruningMethod, State, View
 from compress.scoring import left
 from compress.splitting import pack, unpack
 from compress.units import Keep
@@ -61,7 +61,8 @@ class Surgery(PruningMethod):
             limits = _smallest_kept(view, scores, masks)
         else:
             limits = {block: self._deviation(score) for block, score in scores.items()}
-        return State(masks=masks, tensors=pack(mask=view.units.masks(everything(view.units))), numbers=limits)
+        kept = {block: torch.ones_like(score, dtype=torch.bool) for block, score in scores.items()}
+        return State(masks=masks, tensors=pack(mask=view.units.masks(kept)), numbers=limits)
 
     def effective(self, values: Values, state: State, *, training: bool) -> Values:
         """Masked weights, through which the gradient passes as if there were no mask."""
