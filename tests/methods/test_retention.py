@@ -145,7 +145,7 @@ def test_redundant_units_by_hand() -> None:
 def test_the_quadratic_falls_with_every_swap_to_where_no_swap_helps(seed: int) -> None:
     slope, gram, start = quadratic(seed, 14)
     swaps, chosen = qubo.minimise(slope, gram, start)
-    path = [swapped(start, [torch.tensor(swaps[:n]).view(-1, 2)]) for n in range(len(swaps) + 1)]
+    path = [swapped(start, [torch.tensor(swaps[:n], dtype=torch.int64).view(-1, 2)]) for n in range(len(swaps) + 1)]
     values = [value(slope, gram, z, start) for z in path]
     assert torch.equal(path[-1], chosen)
     assert all(after < before for before, after in itertools.pairwise(values))
