@@ -29,7 +29,7 @@ def test_mixture_by_hand() -> None:
     joint = HALVES.joint(w)
     # N(1; 0, 1) = 0.241971 and N(1; 1, 1/4) = 0.797885, halved
     assert [0.120985, 0.398942] == pytest.approx(joint.detach().exp().flatten().tolist(), abs=1e-6)
-    loss = -joint.logsumexp(-1).sum()
+    loss = -joint.logsumexp(0).sum()
     assert 0.654066 == pytest.approx(loss.item(), abs=1e-5)
     loss.backward()
     assert w.grad is not None
