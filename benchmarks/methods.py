@@ -16,7 +16,7 @@ from typing import Any
 
 from reproduce import HERE, provenance
 
-from compress import methods, recipe
+from compress import methods, recipe_text
 from compress.pipeline import prune_and_export
 from compress.progress import Display
 
@@ -63,7 +63,7 @@ def run(kind: str, name: str, seed: int, runs: Path) -> dict[str, Any]:
     own = 8 if method.epochs == 5 else method.epochs
     trained = own if method.trains else 0
     plan = PLANS.get(name, {"epochs": own, "finetune": {"epochs": EPOCHS - trained}})
-    resolved = recipe.build(
+    resolved = recipe_text.build(
         {
             "model": case["model"],
             "data": {"name": "mnist", "held_out": 5000},

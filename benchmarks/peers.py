@@ -17,7 +17,7 @@ from typing import Any
 
 from reproduce import HERE, provenance
 
-from compress import recipe
+from compress import recipe_text
 from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
 from compress.progress import Display
@@ -74,7 +74,7 @@ def run(asked: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     """One arm of one seed, as a row."""
     started = time.monotonic()
     directory = asked.runs / f"{asked.network}-{_slug(arm)}-seed{seed}"
-    report = prune_and_export(recipe.build(_table(asked, ARMS[arm], seed)), directory, Display())
+    report = prune_and_export(recipe_text.build(_table(asked, ARMS[arm], seed)), directory, Display())
     return {
         "network": asked.network,
         "arm": arm,

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from compress import recipe
+from compress import recipe_text
 from compress.builtin_recipes import builtin
 from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
@@ -67,8 +67,8 @@ def main() -> None:
 
 def run(name: str, seed: int, runs: Path, assignments: list[str]) -> dict[str, Any]:
     """One run, as a row."""
-    overrides = {**dict(map(recipe.parse_assignment, assignments)), "seed": seed}
-    resolved = recipe.build(recipe.override(recipe.read(name), overrides))
+    overrides = {**dict(map(recipe_text.parse_assignment, assignments)), "seed": seed}
+    resolved = recipe_text.build(recipe_text.override(recipe_text.read(name), overrides))
     started = time.monotonic()
     report = prune_and_export(resolved, runs / f"{name}-seed{seed}", Display())
     seconds = sum(stage["seconds"] for stage in report["stages"])

@@ -212,11 +212,11 @@ def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
 
 def _resolve(spec: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:
     """The recipe with the command line's overrides."""
-    from compress import recipe
+    from compress import recipe_text
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     other_network = not spec and given.keys() & {"model", "data"}
-    table = {} if other_network else recipe.read(spec or _DEFAULT_RECIPE)
+    table = {} if other_network else recipe_text.read(spec or _DEFAULT_RECIPE)
     if (step := _one_step(given)) is not None:
         table = {**table, "prune": [step]}
     elif other_network:
@@ -226,7 +226,9 @@ def _resolve(spec: str | None, assignments: tuple[str, ...], options: dict[str, 
     if "batch" in given and given["batch"] != "dynamic":
         given["batch"] = int(given["batch"]) if given["batch"].isdigit() else given["batch"]
     values = {_RECIPE_OPTIONS[name]: _plain(value) for name, value in given.items() if name in _RECIPE_OPTIONS}
-    return recipe.build(recipe.override(table, {**values, **dict(map(recipe.parse_assignment, assignments))}))
+    return recipe_text.build(
+        recipe_text.override(table, {**values, **dict(map(recipe_text.parse_assignment, assignments))})
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -135,7 +135,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _options(assignments: Sequence[str]) -> dict[str, Any]:
-    from compress.recipe import parse_assignment
+    from compress.recipe_text import parse_assignment
 
     given = dict(map(parse_assignment, assignments))
     for key in given:

@@ -15,7 +15,8 @@ from compress.errors import UsageError
 from compress.masks import burn, keep_top
 from compress.pipeline import start, translated
 from compress.progress import Display
-from compress.recipe import Recipe, build, override, parse_assignment, read
+from compress.recipe import Recipe
+from compress.recipe_text import build, override, parse_assignment, read
 from compress.report.formats import percent
 from compress.report.html import render_sensitivity
 from compress.report.store import to_json

@@ -47,7 +47,7 @@ LOWEST = (
 
 ABOVE_LOWEST = (
     "compress.train", "compress.rounds", "compress.stages", "compress.pipeline", "compress.validation", "compress.cli",
-    "compress.recipe", "compress.report", "compress.run_directory", "compress.data",
+    "compress.recipe", "compress.recipe_text", "compress.report", "compress.run_directory", "compress.data",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from compress import cost
 from compress.budget import select
 from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups
-from compress.recipe import build, read
+from compress.recipe_text import build, read
 from compress_models import input_shape, load
 
 PFEC = {

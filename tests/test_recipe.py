@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compress import cost
 from compress.builtin_recipes import builtin
 from compress.errors import UsageError
-from compress.recipe import build, override, parse_assignment, read
+from compress.recipe_text import build, override, parse_assignment, read
 from compress.units import layer_name
 from compress_models import load
 from tests.conftest import Project, Server

@@ -17,7 +17,7 @@ from compress.errors import UsageError
 from compress.masks import Masks, nonzero
 from compress.method import PruningMethod, State, View
 from compress.probe import TaskProbe
-from compress.recipe import build
+from compress.recipe_text import build
 from compress.rounds import Plan, prune
 from compress.scoring import left
 from compress.train import Task, evaluating
