@@ -17,7 +17,7 @@ from typing import Any
 
 from reproduce import HERE, provenance
 
-from compress import recipe_text
+from compress import methods, recipe_text
 from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
 from compress.progress import Display
@@ -27,10 +27,10 @@ RESULTS = HERE / "results" / "peers"
 
 ARMS: dict[str, dict[str, Any]] = {
     "Torch-Pruning": {},
-    "L1 norm (pfec)": {"method": "pfec", "epochs": 0},
+    "L1 norm (pfec)": {"method": "pfec", "epochs": 0, "budget": {"ranking": "normalised", "floor": 0.1}},
     "taylor": {"method": "taylor", "epochs": 1},
-    "admm": {"method": "admm", "epochs": 3, "rho": 1e-2},
-    "admm, distilled": {"method": "admm", "epochs": 3, "rho": 1e-2, "distill": 0.7},
+    "taylor, distilled": {"method": "taylor", "epochs": 1, "distill": 0.5},
+    "gdp": {"method": "gdp", "epochs": 1, "budget": {"floor": 0.1}},
 }
 """The peer, and the step's keys of ours. Epochs that train count as fine-tuning epochs."""
 
@@ -99,9 +99,10 @@ def _table(asked: argparse.Namespace, arm: dict[str, Any], seed: int) -> dict[st
         options = {"weights": str(asked.weights), "share": asked.share}
         spec = f"{HERE / 'peers_networks.py'}:{asked.network}"
         return {**common, "model": {"name": spec, "options": options}, "train": {**descent, "epochs": asked.epochs}}
-    step = {key: value for key, value in arm.items() if key != "distill"}
-    trains = step["epochs"] if step["method"] not in ("pfec", "taylor") else 0
-    budget = {"macs": _peers_macs(asked), "ranking": "normalised", "floor": 0.1}
+    step = {key: value for key, value in arm.items() if key not in ("distill", "budget")}
+    trains = step["epochs"] if methods.find(step["method"]).trains else 0
+    # Only the blocks' inner channels, as the peer does.
+    budget = {"macs": _peers_macs(asked), "skip": ["conv1", "*.conv2"], **arm.get("budget", {})}
     tune = {"epochs": asked.epochs - trains, "lr": asked.lr, "schedule": "cosine", "distill": arm.get("distill", 0.0)}
     step |= {"units": "channel", "budget": budget, "finetune": tune, "lr": asked.lr}
     model = {"name": asked.network, "weights": str(asked.weights)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
@@ -33,6 +34,7 @@ class Budget:
         ranking: for the global scope, ``raw`` scores or ``normalised`` by their layer's mean (layers of
             different fan-in become comparable).
         floor: least fraction of every layer that stays (one unit always does).
+        skip: layers that stay whole, by name or pattern: ``["conv1", "*.conv2"]``; counts per layer need none.
     """
 
     sparsity: float | None = None
@@ -43,6 +45,7 @@ class Budget:
     scope: Literal["global", "layer"] = "global"
     ranking: Literal["raw", "normalised"] = "raw"
     floor: float = 0.0
+    skip: tuple[str, ...] = ()
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # read when a recipe is validated
 
@@ -173,8 +176,12 @@ def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int
 
 
 def floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
-    """Units that stay in every block whatever the goal; one always does."""
-    return {name: max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
+    """Units that stay in every block whatever the goal; one always does, and all of a layer that is skipped."""
+    whole = {name for name in scores for pattern in budget.skip if fnmatchcase(name, pattern)}
+    for pattern in budget.skip:
+        if not any(fnmatchcase(name, pattern) for name in scores):
+            raise UsageError(f"skip names no layer {pattern!r}; {nearest(pattern, scores)}")
+    return {name: s.numel() if name in whole else max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
 
 
 def _global_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:

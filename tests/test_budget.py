@@ -111,3 +111,14 @@ def test_drop_keeps_the_fewest_that_hold_the_accuracy() -> None:
 def test_drop_without_data_is_refused() -> None:
     with pytest.raises(UsageError, match="accuracy"):
         kept(Budget(drop_points=7))
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_skipped_layers_stay_whole(scope: str) -> None:
+    assert {"a": 10, "b": 10} == kept(Budget(sparsity=0.5, scope=scope, skip=("a",)))  # type: ignore[arg-type]
+    assert {"a": 2, "b": 30} == kept(Budget(sparsity=0.2, scope=scope, skip=("b*",)))  # type: ignore[arg-type]
+
+
+def test_a_skip_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="skip names no layer 'conv9'"):
+        kept(Budget(sparsity=0.5, skip=("conv9",)))
