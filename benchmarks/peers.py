@@ -17,11 +17,12 @@ from typing import Any
 
 from reproduce import HERE, provenance
 
-from compress import methods, recipe_text
+from compress import cost, methods, recipe_text
 from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
 from compress.progress import Display
 from compress.targets.local import measure
+from compress_models import load
 
 RESULTS = HERE / "results" / "peers"
 
@@ -113,8 +114,6 @@ def _peers_macs(asked: argparse.Namespace) -> int:
     """What the peer's network costs: the same for every seed, since its ranking reads the weights only."""
     from peers_networks import pruned
 
-    from compress import cost
-
     network = pruned(asked.network, str(asked.weights), asked.share)
     return cost.macs(network, (3, 32, 32))
 
@@ -138,14 +137,14 @@ def table() -> str:
         for arm in ARMS:
             found = [row for row in rows if (row["network"], row["arm"]) == (network, arm)]
             lines.append(
-                f"| {network} | {arm} | {' | '.join(_cells(found, rows) if found else ['not run', '', '', '', ''])} |"
+                f"| {network} | {arm} | {' | '.join(_cells(found) if found else ['not run', '', '', '', ''])} |"
             )
     return "\n".join([*lines, "", f"MACs: {MACS_CONVENTION}.", ""])
 
 
-def _cells(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
+def _cells(found: list[dict[str, Any]]) -> list[str]:
     accuracies = [row["pruned"]["accuracy"] for row in found]
-    dense = max(row["dense"]["macs"] for row in rows if row["network"] == found[0]["network"])
+    dense = cost.macs(load(found[0]["network"]), (3, 32, 32))
     return [
         ", ".join(str(row["seed"]) for row in found),
         ", ".join(sorted({str(row["epochs"]) for row in found})),
