@@ -83,7 +83,6 @@ def run(asked: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
         "epochs": asked.epochs,
         "lr": asked.lr,
         "share": asked.share,
-        "run": str(directory),
         "minutes": round((time.monotonic() - started) / 60, 2),
         "dense": report["dense"],
         "pruned": report["pruned"],

@@ -8,6 +8,7 @@ file exists is not repeated. RESULTS.md is made from all these files, published 
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -91,7 +92,17 @@ def provenance(report: dict[str, Any]) -> dict[str, Any]:
     """What a figure needs to be believed: command, commit, versions, machine, every knob."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return {"command": command, "commit": commit, "environment": report["environment"], "recipe": report["recipe"]}
+    found = {"command": command, "commit": commit, "environment": report["environment"], "recipe": report["recipe"]}
+    return {key: without_folders(value) for key, value in found.items()}
+
+
+def without_folders(value: Any) -> Any:
+    """The same with absolute paths cut to their last part: where files lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    return re.sub(r"(?<!\S)/\S*/", "", value) if isinstance(value, str) else value
 
 
 def table() -> str:
