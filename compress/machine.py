@@ -20,12 +20,16 @@ def device(asked: str) -> torch.device:
         UsageError: it cannot be used here.
     """
     if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(asked)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {asked!r} cannot be used ({str(error).splitlines()[0]}); try --device cpu") from None
+    if found.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        # The default stream cannot be recorded, and what a step has used on one stream must not move to another.
+        torch.cuda.set_stream(torch.cuda.Stream(found))  # type: ignore[no-untyped-call]
     return found
 
 

@@ -185,6 +185,7 @@ class Recipe(Section):
     seed: Count = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    cuda_graphs: bool = True
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuse steps that do not fit together."""

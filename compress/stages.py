@@ -92,7 +92,9 @@ class Run:
     def task(self, model: nn.Module) -> Task:
         """The model on this run's data and device."""
         whole = self.payloads["dense"]["weights"] if self.payloads else None
-        return Task(to_device(model, self.device), self.data, self.device, self.autocast, self.recipe.seed, whole)
+        graphs = self.recipe.cuda_graphs and self.device.type == "cuda"
+        model = to_device(model, self.device)
+        return Task(model, self.data, self.device, self.autocast, self.recipe.seed, whole, graphs=graphs)
 
     def hooks(self, name: str, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Checkpointing and display for `rounds.run_phases`; ``history`` grows and is saved along."""

@@ -16,7 +16,8 @@ from compress.data import Data, Split
 from compress.descent import Descent, Optimization
 from compress.errors import RunError
 from compress.masks import Masks, Values
-from compress.method import Clock, PruningMethod, State, View
+from compress.method import Batch, Clock, PruningMethod, State, View
+from compress.replay import Replay
 
 TEMPERATURE = 4.0
 """Softens the teacher's answers."""
@@ -34,6 +35,7 @@ class Task:
         seed: every random draw derives from it.
         dense_weights: prunable weights of the dense model, the reference of sparsity; None takes the model's own.
         teacher: what a distilled phase imitates, in evaluation mode.
+        graphs: whether steps are recorded as CUDA graphs where they can be.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Task:
     seed: int
     dense_weights: int | None = None
     teacher: nn.Module | None = None
+    graphs: bool = False
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The data's loss, in float32; cross-entropy unless it brings its own."""
@@ -172,9 +175,10 @@ def fit(
     if snapshot:
         descent.load_state_dict(snapshot.descent)
     weights = cost.prunable(task.model)
+    backward = _backward(task, trainee, view, descent)
     for epoch in range(snapshot.epoch if snapshot else 0, optimization.epochs):
         started = time.monotonic()
-        loss = _epoch(task, trainee, descent, view, epoch, stage, tick)
+        loss = _epoch(task, trainee, descent, backward, view, epoch, stage, tick)
         with torch.no_grad():
             values = method.effective(view.values, trainee.state, training=False)
         accuracy, sparsity = evaluate(task, task.data.held_out, values), _sparsity(values, weights, task.dense_weights)
@@ -189,6 +193,7 @@ def _epoch(
     task: Task,
     trainee: Trainee,
     descent: Descent,
+    backward: Callable[[Batch], Tensor],
     view: View,
     epoch: int,
     stage: str,
@@ -209,7 +214,7 @@ def _epoch(
             break
         step, steps = epoch * per_epoch + index, optimization.epochs * per_epoch
         lr = descent.start(step / steps)
-        loss = _backward(task, trainee, view, descent, batch)
+        loss = backward(batch)
         scale = descent.step()
         with torch.no_grad():
             now = replace(view, grads=trainee.grads(scale))
@@ -228,19 +233,22 @@ def _epoch(
     return float(total) / per_epoch
 
 
-def _backward(task: Task, trainee: Trainee, view: View, descent: Descent, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Gradients of loss + penalty; returns the loss alone."""
-    images, labels = batch
-    images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
-    with torch.autocast(task.device.type, dtype=task.autocast, enabled=task.autocast is not None):
-        outputs = trainee(images)
-        share = descent.optimization.distill
-        distance = task.distance(outputs, images) if share else 0.0
-    loss = (1 - share) * task.loss(outputs, labels) + share * distance
-    total: Tensor = loss + trainee.method.penalty(view, trainee.state)
-    total = descent.scaler.scale(total)
-    total.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+def _backward(task: Task, trainee: Trainee, view: View, descent: Descent) -> Callable[[Batch], Tensor]:
+    """A step's first half: gradients of loss + penalty of a batch; returns the loss alone."""
+    share = descent.optimization.distill
+
+    def step(batch: Batch) -> Tensor:
+        images, labels = batch
+        images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        with torch.autocast(task.device.type, dtype=task.autocast, enabled=task.autocast is not None):
+            outputs = trainee(images)
+            distance = task.distance(outputs, images) if share else 0.0
+        loss = (1 - share) * task.loss(outputs, labels) + share * distance
+        total: Tensor = loss + trainee.method.penalty(view, trainee.state)
+        descent.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    return Replay(step, trainee, descent) if task.graphs else step
 
 
 def _apply(answer: State | tuple[State, Values], values: Values) -> State:
