@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.541, help="multiply-accumulates left")
     parser.add_argument("--epochs", type=int, default=8, help="training epochs of every arm, in all")
     parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of timing all files of a seed; 0 leaves it out")
     parser.add_argument("--runs", type=Path, default=Path("runs/peers"))
     asked = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,8 @@ def main() -> None:
             file = RESULTS / f"{asked.network}-{_slug(arm)}-seed{seed}.json"
             if not file.exists():
                 file.write_text(json.dumps(run(asked, arm, seed), indent=2) + "\n")
-        time_together(asked, seed)
+        if asked.seconds:
+            time_together(asked, seed)
     (HERE / "PEERS.md").write_text(table())
 
 
@@ -65,7 +67,7 @@ def time_together(asked: argparse.Namespace, seed: int) -> None:
     if not ours or not all((folder / "model.onnx").exists() for folder in runs.values()):
         return
     files = [runs[ours[0]] / "dense.onnx", *(folder / "model.onnx" for folder in runs.values())]
-    found, _ = measure(files, threads=1, budget_seconds=60.0)
+    found, _ = measure(files, threads=1, budget_seconds=asked.seconds)
     medians = [m.latency_ms.p50 if m.latency_ms else None for m in found]
     row = {"network": asked.network, "seed": seed, "p50_ms": dict(zip(["dense", *runs], medians, strict=True))}
     (RESULTS / f"latency-{asked.network}-seed{seed}.json").write_text(json.dumps(row, indent=2) + "\n")

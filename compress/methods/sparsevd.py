@@ -96,7 +96,8 @@ class SparseVD(PruningMethod):
     def update(self, view: View, state: State, clock: Clock) -> State:
         """Beta at its place on the line; once an epoch, the share of weights above the threshold."""
         beta = (clock.progress - self.warmup_from) / (self.warmup_to - self.warmup_from)
-        state = replace(state, numbers={"beta": min(max(beta, 0.0), 1.0)})
+        numbers = {"beta": min(max(beta, 0.0), 1.0)}
+        state = replace(state, numbers=numbers) if numbers != state.numbers else state
         if not clock.due(1):
             return state
         ratios = torch.cat([ratio.flatten() for ratio in _ratios(view, state).values()])
