@@ -104,7 +104,7 @@ def _table(asked: argparse.Namespace, arm: dict[str, Any], seed: int) -> dict[st
     step = {key: value for key, value in arm.items() if key not in ("distill", "budget")}
     trains = step["epochs"] if methods.find(step["method"]).trains else 0
     # Only the blocks' inner channels, as the peer does.
-    budget = {"macs": _peers_macs(asked), "skip": ["conv1", "*.conv2"], **arm.get("budget", {})}
+    budget = {"macs": _peers_macs(asked), "skip": ["conv1"], **arm.get("budget", {})}
     tune = {"epochs": asked.epochs - trains, "lr": asked.lr, "schedule": "cosine", "distill": arm.get("distill", 0.0)}
     step |= {"units": "channel", "budget": budget, "finetune": tune, "lr": asked.lr}
     model = {"name": asked.network, "weights": str(asked.weights)}
