@@ -35,6 +35,9 @@ PLANS: dict[str, dict[str, Any]] = {
     "han": {"rounds": 4, "finetune": {"epochs": 4}},
     "lottery": {"rounds": 4, "rewind": 1, "finetune": {"epochs": 4}},
     "supermask": {"epochs": 8, "finetune": {"epochs": 8}},
+    "sparsevd": {"epochs": 12, "finetune": {"epochs": 4}},
+    "softshare": {"epochs": EPOCHS, "finetune": {"epochs": 0}},
+    "dsd": {"epochs": EPOCHS, "finetune": {"epochs": 0}},
 }
 """Steps of methods that are not one phase of their own and one of retraining."""
 
