@@ -3,6 +3,7 @@
 import errno
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
 from compress_models import SpecError, WeightsError
+
+CALIBRATION_BATCH = 100
+CALIBRATION_BATCHES = 5
+"""Training images that formats may choose ranges of numbers by: 500."""
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         UsageError: something asked for does not exist or does not fit; hours later would be too late.
     """
     for target in recipe.validate_.targets:
-        targets.find(target)
+        _check_target(target, recipe.export.formats)
     device = machine.device(recipe.device)
     run = Run(recipe, directory, display, _data(recipe, device), device, None)
     try:
@@ -85,6 +90,14 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         precision = directory.decide("precision", lambda: machine.precision(device))
     run.autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision["dtype"]]
     return run
+
+
+def _check_target(target: str, formats: tuple[str, ...]) -> None:
+    suffixes = targets.find(target).SUFFIXES
+    if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *formats)):
+        raise UsageError(
+            f"target {target} runs {' and '.join(suffixes)} files, and none is written; add one with --format"
+        )
 
 
 def _data(recipe: Recipe, device: torch.device) -> Data:
@@ -115,14 +128,18 @@ def export(run: Run, payload: Payload) -> Payload:
     asked = run.recipe.export
 
     def work() -> Payload:
-        exporters = [find(format) for format in dict.fromkeys(("onnx", *asked.formats))]
-        files = [run.directory.path / f"model{exporter.suffix}" for exporter in exporters]
-        run.directory.own(*(file.name for file in files))
-        written = [find("onnx").export(_request(run, run.payloads["dense"]), run.directory.path / "dense.onnx")]
-        for exporter, file in zip(exporters, files, strict=True):
-            written.append(exporter.export(_request(run, payload), file))
+        networks = {"dense": run.payloads["dense"], "model": payload}
+        written = []
+        for format in dict.fromkeys(("onnx", *asked.formats)):
+            exporter = find(format)
+            for name in networks if format == "onnx" or getattr(exporter, "compares", False) else ("model",):
+                ends = (exporter.suffix, *getattr(exporter, "companions", ()))
+                run.directory.own(*(f"{name}{end}" for end in ends))
+                path = run.directory.path / f"{name}{exporter.suffix}"
+                artifact = asdict(exporter.export(_request(run, networks[name]), path))
+                written.append({**artifact, "path": path.name, "files": [f"{name}{end}" for end in ends]})
         run.directory.place("checkpoints/model.safetensors", lambda file: _save_weights(payload, file))
-        return {"artifacts": [{**asdict(artifact), "path": artifact.path.name} for artifact in written]}
+        return {"artifacts": written}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
     if not all(_intact(run, artifact) for artifact in stage["artifacts"]):
@@ -150,7 +167,8 @@ def _request(run: Run, payload: Payload) -> Request:
         "producer": f"compress {__version__}",
     }
     normalisation = (data.mean, data.std) if asked.uint8_input else None
-    return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata)
+    images = torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+    return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata, images)
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:

@@ -20,7 +20,10 @@ Array = npt.NDArray[Any]
 Batches = Iterable[tuple[Any, Any]]
 """Pairs of images (float32, NCHW, normalised) and labels, as numpy arrays or tensors."""
 
-TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+Predict = Callable[[Array], Array]
+"""Outputs for normalised images, as a format's own runtime gives them."""
+
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2, "int8": math.inf}
 """Largest difference allowed between two runtimes, relative to the largest output, by the type computed in.
 
 float32: a sum of n terms errs by about sqrt(n) u, with u = 6e-8 (Higham and Mary, SIAM J. Sci. Comput. 41(5),
@@ -28,6 +31,7 @@ float32: a sum of n terms errs by about sqrt(n) u, with u = 6e-8 (Higham and Mar
 is room for deeper networks, and far below what changing one weight of LeNet-5 does.
 float16, bfloat16: every layer's output is rounded to u = 4.9e-4 or 3.9e-3, and the roundings of 50 layers add
 up to sqrt(50) u; the next round number above.
+int8: rounded to 8 bits on purpose; the accuracy says whether it may.
 """
 
 Z95 = 1.959964
@@ -104,11 +108,13 @@ class Gate:
         return f"{verdict}: {self.name}: {quantity} {found}, limit {side} {self.limit:.6g}"
 
 
-def parity(session: "InferenceSession", model: "nn.Module", batches: Batches, *, dtype: str = "float32") -> Parity:
+def parity(
+    session: "InferenceSession | Predict", model: "nn.Module", batches: Batches, *, dtype: str = "float32"
+) -> Parity:
     """Compare an exported file with the PyTorch model, run on the CPU in evaluation mode.
 
     Args:
-        session: of the exported file.
+        session: of the exported file, or what its own runtime answers.
         model: the model it was exported from; left as it is.
         batches: images and labels; the labels are not read.
         dtype: the type the file computes in, a key of `TOLERANCES`.
@@ -124,7 +130,8 @@ def parity(session: "InferenceSession", model: "nn.Module", batches: Batches, *,
         with torch.inference_mode():
             return _array(reference(torch.tensor(images)))
 
-    return _compare(session, run, (as_seen(session, _array(x)) for x, _ in batches), dtype)
+    images = (_array(x) for x, _ in batches)
+    return _compare(session, run, images if callable(session) else (as_seen(session, x) for x in images), dtype)
 
 
 def file_parity(
@@ -139,13 +146,17 @@ def file_parity(
     return _compare(session, lambda x: predict(reference, x), images, dtype)
 
 
+def _answer(session: "InferenceSession | Predict", images: Array) -> Array:
+    return session(images) if callable(session) else predict(session, images)
+
+
 def _compare(
-    session: "InferenceSession", reference: Callable[[Array], Array], images: Iterable[Array], dtype: str
+    session: "InferenceSession | Predict", reference: Callable[[Array], Array], images: Iterable[Array], dtype: str
 ) -> Parity:
     worst = scale = agree = 0.0
     finite, samples = True, 0
     for batch in images:
-        found, expected = predict(session, batch), reference(batch)
+        found, expected = _answer(session, batch), reference(batch)
         if found.shape != expected.shape:
             raise UsageError(
                 f"the outputs have shapes {found.shape} and {expected.shape}; these are two different models"
@@ -171,7 +182,7 @@ def _top(outputs: Array) -> Array:
 
 
 def accuracy(
-    session: "InferenceSession",
+    session: "InferenceSession | Predict",
     batches: Batches,
     *,
     metric: "Callable[[Tensor, Tensor], Tensor] | None" = None,
@@ -181,7 +192,7 @@ def accuracy(
     An output that is not finite counts as wrong.
 
     Args:
-        session: of the exported file, for a fixed or a dynamic batch.
+        session: of the exported file, for a fixed or a dynamic batch, or what its own runtime answers.
         batches: images and labels, shape (batch,).
         metric: f(outputs, labels) -> one score per image, as `compress.data.Data` has it.
 
@@ -190,7 +201,7 @@ def accuracy(
     """
     score, total = 0.0, 0
     for images, labels in batches:
-        outputs, expected = predict(session, _array(images)), _array(labels)
+        outputs, expected = _answer(session, _array(images)), _array(labels)
         if metric is None:
             finite = np.isfinite(outputs).reshape(len(outputs), -1).all(1)
             score += int(((outputs.argmax(1) == expected) & finite).sum())

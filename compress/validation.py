@@ -11,6 +11,7 @@ from compress.onnx_file import session
 from compress.stages import Payload, Run
 from compress.train import evaluate
 from compress.validate import accuracy, check_gates, parity
+from compress_exporters import find
 
 _BATCH = 250
 _PARITY_BATCHES = 4
@@ -23,12 +24,12 @@ def validate(run: Run, payload: Payload) -> Payload:
 
     def work() -> Payload:
         dense = run.payloads["dense"]
-        models = {"dense.onnx": dense} | {a["path"]: payload for a in _runnable(run) if a["path"] != "dense.onnx"}
-        results = {name: _check(run, name, models[name]) for name in models}
+        models = {a["path"]: dense if a["path"].startswith("dense.") else payload for a in _artifacts(run)}
+        results = {a["path"]: _check(run, a, models[a["path"]]) for a in _artifacts(run)}
         measurements, speedup = _latency(run, list(models))
         figures = {part: _figures(run, results[f"{name}.onnx"], models[f"{name}.onnx"]) for part, name in _PARTS}
         for measured in measurements[:2]:
-            part = "dense" if measured["artifact"] == "dense.onnx" else "pruned"
+            part = "dense" if measured["artifact"].startswith("dense.") else "pruned"
             figures[part]["latency_ms"] = measured["latency_ms"]
         gates = check_gates(asked.gates.model_dump(exclude_none=True), _gated(run, figures, speedup))
         found = results["model.onnx"]["parity"]
@@ -45,7 +46,7 @@ def validate(run: Run, payload: Payload) -> Payload:
 
     depends = {
         "validate": asked.model_dump(mode="json"),
-        "files": [a["sha256"] for a in _runnable(run)],
+        "files": [a["sha256"] for a in _artifacts(run)],
         "runtime": [version("onnxruntime"), machine.cpu_name(), os.cpu_count()],
     }
     return run.stage("validate", "validate", depends, work)
@@ -55,15 +56,17 @@ _PARTS = (("dense", "dense"), ("pruned", "model"))
 """Part of the report -> the file that its accuracy is measured on."""
 
 
-def _runnable(run: Run) -> list[dict[str, Any]]:
-    return [a for a in run.payloads["export"]["artifacts"] if a["min_ort"]]
+def _artifacts(run: Run) -> list[dict[str, Any]]:
+    """What was exported, the dense network first."""
+    return sorted(run.payloads["export"]["artifacts"], key=lambda a: not a["path"].startswith("dense."))
 
 
-def _check(run: Run, name: str, payload: Payload) -> dict[str, Any]:
-    """Parity with PyTorch, and the score on the whole test set."""
-    opened = session(run.directory.path / name)
+def _check(run: Run, artifact: dict[str, Any], payload: Payload) -> dict[str, Any]:
+    """Parity with PyTorch, and the score on the whole test set, in the runtime that the file is for."""
+    file = run.directory.path / artifact["path"]
+    opened = session(file) if artifact["min_ort"] else find(artifact["format"]).load(file)
     batches = islice(run.data.test.batches(_BATCH), _PARITY_BATCHES)
-    found = parity(opened, run.model(payload), batches)
+    found = parity(opened, run.model(payload), batches, dtype=artifact["dtype"])
     score = accuracy(opened, run.data.test.batches(_BATCH), metric=run.data.metric)
     return {"parity": asdict(found), "accuracy": score.value, "interval": (score.low, score.high)}
 
@@ -85,8 +88,9 @@ def _latency(run: Run, names: list[str]) -> tuple[list[dict[str, Any]], dict[str
     measurements: list[dict[str, Any]] = []
     speedup: dict[str, Any] = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "speedup_claimed"))
     for name in asked.targets:
-        results, ratio = targets.find(name).measure(
-            [run.directory.path / file for file in names],
+        target = targets.find(name)
+        results, ratio = target.measure(
+            [run.directory.path / file for file in names if file.endswith(target.SUFFIXES)],
             threads=asked.threads,
             warm_up=asked.warm_up,
             repeats=asked.repeats,

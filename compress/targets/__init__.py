@@ -1,12 +1,14 @@
 """Where latency is measured: one file per target, and the folder is the table.
 
 A file ``foo.py`` is the target ``foo``; ``foo:ADDRESS`` is the same with an address that the target reads itself.
-Each gives ``measure(paths, ...)``: the dense file first, then what is compared with it.
+Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
+compared with it.
 """
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Literal
 
@@ -51,6 +53,9 @@ class Measurement:
         first_ms: the first inference there.
         peak_memory_bytes: of that process, everything included.
         samples_ms: at most 200 latencies, sorted.
+        instructions: of one inference, where a target counts them in place of time.
+        max_abs: largest difference of an output from this machine's, where a target only compares.
+        device: what the target says of itself.
     """
 
     artifact: str
@@ -64,6 +69,9 @@ class Measurement:
     first_ms: float | None = None
     peak_memory_bytes: int | None = None
     samples_ms: tuple[float, ...] = ()
+    instructions: int | None = None
+    max_abs: float | None = None
+    device: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

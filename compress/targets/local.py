@@ -27,6 +27,8 @@ from compress.targets import SAMPLES_KEPT, Latency, Measurement, Speedup
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+SUFFIXES = (".onnx", ".ort")
+
 PROVIDER = "CPUExecutionProvider"
 
 BLOCK_MS = 20.0

@@ -1,7 +1,8 @@
 """Files a pruned network ships as: one module per output format, and the folder is the table.
 
-A module ``foo.py`` is the format ``foo``. Its docstring's first line describes it, ``suffix`` ends its files'
-names, and ``export(request, path) -> Artifact`` writes one.
+A module ``foo_bar.py`` is the format ``foo-bar``. Its docstring's first line describes it, ``suffix`` ends its files'
+names, and ``export(request, path) -> Artifact`` writes one. A format that ONNX Runtime does not read has
+``load(path)`` as well, which runs a written file in the runtime that it is for.
 """
 
 import ast
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from compress_exporters.artifact import Artifact, ExportError, Request
+    from compress_exporters.artifact import Artifact, ExportError, Predict, Request
 
 __all__ = ["Artifact", "ExportError", "Format", "Request", "find", "formats"]
 
@@ -25,12 +26,23 @@ class Format(Protocol):
 
     suffix: str
     """End of the file name, ``.onnx`` for instance."""
+    companions: tuple[str, ...]
+    """Ends of the names of further files beside it, ``(".h",)`` for instance; left out where there are none."""
+    compares: bool
+    """True where the unpruned network is written as well, because targets compare the two; left out elsewhere."""
 
     def export(self, request: "Request", path: Path) -> "Artifact":
         """Write the file.
 
         Raises:
             ExportError: the model cannot be written as asked.
+        """
+
+    def load(self, path: Path) -> "Predict":
+        """Run a written file in its own runtime; left out where that is ONNX Runtime.
+
+        Raises:
+            ExportError: the runtime is not here, or refuses the file.
         """
 
 
@@ -44,7 +56,7 @@ def formats() -> dict[str, str]:
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
         if file.stem != "artifact":
             text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
-            found[file.stem] = text.partition("\n")[0]
+            found[file.stem.replace("_", "-")] = text.partition("\n")[0]
     return found
 
 
@@ -61,7 +73,7 @@ def find(format: str) -> Format:
         close = get_close_matches(format, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
         raise ExportError(f"no export format {format!r}; {hint}")
-    return cast(Format, importlib.import_module(f"{__name__}.{format}"))
+    return cast(Format, importlib.import_module(f"{__name__}.{format.replace('-', '_')}"))
 
 
 def __getattr__(name: str) -> Any:

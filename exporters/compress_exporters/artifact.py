@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    """Outputs for normalised images, both with the batch first, as float32."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels scaled to 0..1."""
@@ -36,6 +41,7 @@ class Request:
             deviation the graph's input is uint8 NHWC raw pixels, and the graph itself casts, divides by 255,
             normalises and transposes.
         metadata: written into the file, text to text.
+        calibration: normalised training images (n, C, H, W), for formats that choose ranges of numbers by them.
     """
 
     model: "nn.Module"
@@ -44,6 +50,7 @@ class Request:
     opset: int = 18
     normalisation: Normalisation | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    calibration: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Artifact:
         sha256: of the file, hexadecimal.
         opset: ONNX operator set, None for a format without one.
         min_ort: oldest ONNX Runtime that loads it, "1.14" for instance; None where it is not for that.
+        dtype: what it computes in; decides how far its outputs may be from PyTorch's.
+        notes: what a user must know of this file, one sentence each.
     """
 
     path: Path
@@ -65,12 +74,14 @@ class Artifact:
     size_bytes: int
     size_zip_bytes: int
     sha256: str
-    opset: int | None
-    min_ort: str | None
+    opset: int | None = None
+    min_ort: str | None = None
+    dtype: str = "float32"
+    notes: tuple[str, ...] = ()
 
 
-def describe(path: Path, format: str, *, opset: int | None = None, min_ort: str | None = None) -> Artifact:
-    """Measure a written file, reading it once."""
+def describe(path: Path, format: str, **known: Any) -> Artifact:
+    """Measure a written file, reading it once; what else is known of it is given by name."""
     digest = hashlib.sha256()
     deflate = zlib.compressobj()
     size = packed = 0
@@ -80,7 +91,7 @@ def describe(path: Path, format: str, *, opset: int | None = None, min_ort: str 
             size += len(chunk)
             packed += len(deflate.compress(chunk))
     packed += len(deflate.flush())
-    return Artifact(path, format, size, packed, digest.hexdigest(), opset, min_ort)
+    return Artifact(path, format, size, packed, digest.hexdigest(), **known)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def net() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def written(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+def written(net: nn.Module, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
     """The network in a format and form, written on first use."""
     folder = tmp_path_factory.mktemp("written")
     cache: dict[tuple[object, ...], Artifact] = {}
@@ -49,7 +49,7 @@ def written(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callabl
             exporter = find(format)
             path = Path(folder, f"{len(cache)}{exporter.suffix}")
             normalisation = NORMALISATION if pixels else None
-            request = Request(net, SHAPE, batch, 18, normalisation, {"labels": '["cat"]'})
+            request = Request(net, SHAPE, batch, 18, normalisation, {"labels": '["cat"]'}, images)
             cache[key] = exporter.export(request, path)
         return cache[key]
 

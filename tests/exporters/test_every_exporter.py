@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,13 @@ SHAPE = (3, 12, 10)
 Written = Callable[..., Artifact]
 
 every_format = pytest.mark.parametrize("format", formats())
+every_onnx_format = pytest.mark.parametrize("format", [f for f in formats() if find(f).suffix.endswith(".onnx")])
+
+
+def opened(artifact: Artifact) -> Any:
+    """What answers for a written file: ONNX Runtime, or the format's own runtime."""
+    return session(artifact.path) if artifact.min_ort else find(artifact.format).load(artifact.path)
+
 
 MODEL_SOURCE = """
 from torch import nn
@@ -36,17 +44,17 @@ class Net(nn.Module):
 """
 
 
-@every_format
+@every_onnx_format
 @pytest.mark.parametrize("batch", [4, "dynamic"])
 def test_it_loads_and_keeps_names_and_shapes(written: Written, format: str, batch: int | str) -> None:
     artifact = written(format, batch)
-    opened = session(artifact.path)
+    graph = session(artifact.path)
     first = "batch" if batch == "dynamic" else batch
-    assert [("input", "tensor(float)", [first, 3, 12, 10])] == [(i.name, i.type, i.shape) for i in opened.get_inputs()]
-    assert [("output", [first, 10])] == [(o.name, o.shape) for o in opened.get_outputs()]
+    assert [("input", "tensor(float)", [first, 3, 12, 10])] == [(i.name, i.type, i.shape) for i in graph.get_inputs()]
+    assert [("output", [first, 10])] == [(o.name, o.shape) for o in graph.get_outputs()]
 
 
-@every_format
+@every_onnx_format
 def test_a_dynamic_batch_takes_any_size_and_a_fixed_one_only_its_own(written: Written, format: str) -> None:
     dynamic, fixed = session(written(format, "dynamic").path), session(written(format, 4).path)
     for size in (1, 2, 7):
@@ -56,12 +64,19 @@ def test_a_dynamic_batch_takes_any_size_and_a_fixed_one_only_its_own(written: Wr
             fixed.run(None, feed)
 
 
-@every_format
+@every_onnx_format
 @pytest.mark.parametrize("batch", [4, "dynamic"])
-def test_outputs_agree_with_pytorch(
+def test_outputs_agree_with_pytorch_at_any_batch(
     written: Written, net: nn.Module, images: Tensor, format: str, batch: int | str
 ) -> None:
-    result = parity(session(written(format, batch).path), net, [(images, None)])
+    artifact = written(format, batch)
+    assert parity(opened(artifact), net, [(images, None)], dtype=artifact.dtype).passed
+
+
+@every_format
+def test_outputs_agree_with_pytorch(written: Written, net: nn.Module, images: Tensor, format: str) -> None:
+    artifact = written(format, 1)
+    result = parity(opened(artifact), net, [(images, None)], dtype=artifact.dtype)
     assert result.passed
     assert (10, 1.0) == (result.samples, result.top1_agreement)
 
@@ -78,23 +93,24 @@ def test_one_perturbed_weight_is_refused(
     # The middle one of those that any output reads at all: half of the weights matter less.
     place = (influence == influence[influence > 0].median()).nonzero()[0]
     weight.data.view(-1)[place] *= 1.01
-    assert not parity(session(written(format, 4).path), other, [(images, None)]).passed
+    if (artifact := written(format, 1)).dtype == "float32":
+        assert not parity(opened(artifact), other, [(images, None)]).passed
 
 
-@every_format
+@every_onnx_format
 def test_raw_pixels_give_what_normalised_images_give(
     written: Written, net: nn.Module, images: Tensor, format: str
 ) -> None:
-    opened = session(written(format, "dynamic", pixels=True).path)
-    entry = opened.get_inputs()[0]
+    pixels = session(written(format, "dynamic", pixels=True).path)
+    entry = pixels.get_inputs()[0]
     assert ("tensor(uint8)", ["batch", 12, 10, 3]) == (entry.type, entry.shape)
     plain = session(written(format, "dynamic").path)
     # Equal images up to one rounding of the normalisation; outputs as far apart as two runtimes may be.
     expected = predict(plain, images.numpy())
-    np.testing.assert_allclose(predict(opened, images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
-    assert parity(opened, net, [(images, None)]).passed
+    np.testing.assert_allclose(predict(pixels, images.numpy()), expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert parity(pixels, net, [(images, None)]).passed
     # The liar: one pixel value off everywhere is seen.
-    off = predict(opened, images.numpy() + np.float32(1 / 255 / 0.25))
+    off = predict(pixels, images.numpy() + np.float32(1 / 255 / 0.25))
     assert abs(off - expected).max() > 1e-3 * abs(expected).max()
 
 
@@ -115,10 +131,13 @@ def test_exporting_again_from_elsewhere_gives_the_same_bytes_quietly(
         torch.manual_seed(0)
         model = module.Net().eval()
         before = copy.deepcopy(model.state_dict())
-        artifact = find(format).export(Request(model, (1, 2, 3)), folder / "out" / "m.onnx")
+        exporter = find(format)
+        files = [f"m{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
+        calibration = torch.randn(20, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+        artifact = exporter.export(Request(model, (1, 2, 3), calibration=calibration), folder / "out" / files[0])
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         digests.add(artifact.sha256)
-        assert ["m.onnx"] == [file.name for file in artifact.path.parent.iterdir()]
+        assert files == sorted(file.name for file in artifact.path.parent.iterdir())
     assert 1 == len(digests)
     assert ("", "") == capfd.readouterr()
 
@@ -132,7 +151,6 @@ def _local_names(data: bytes) -> list[bytes]:
 @every_format
 def test_no_path_of_this_machine_is_in_the_bytes(written: Written, format: str) -> None:
     assert [] == _local_names(written(format).path.read_bytes())
-    assert [] == _local_names(written(format, "dynamic", pixels=True).path.read_bytes())
 
 
 def test_the_search_for_paths_finds_them_in_an_unstripped_export(net: nn.Module) -> None:
@@ -140,7 +158,7 @@ def test_the_search_for_paths_finds_them_in_an_unstripped_export(net: nn.Module)
     assert b".py" in _local_names(program.model_proto.SerializeToString())
 
 
-@every_format
+@every_onnx_format
 def test_metadata_says_what_the_caller_said_and_how_to_feed_it(written: Written, format: str) -> None:
     assert {"labels": '["cat"]', "input_layout": "NCHW"} == open_onnx(written(format).path).metadata
     assert {
@@ -166,8 +184,9 @@ def test_the_artifact_describes_the_file(written: Written, format: str, tmp_path
         packed = archive.getinfo("m").compress_size
     # The same algorithm at the same level; only zlib's six bytes of header and checksum differ.
     assert packed + 6 == artifact.size_zip_bytes
-    assert (18, "1.14") == (artifact.opset, artifact.min_ort)
-    assert 8 == open_onnx(artifact.path).model.ir_version
+    if artifact.path.suffix == ".onnx":
+        assert (18, "1.14") == (artifact.opset, artifact.min_ort)
+        assert 8 == open_onnx(artifact.path).model.ir_version
 
 
 @every_format
@@ -180,7 +199,7 @@ def test_a_model_in_training_mode_is_refused(format: str, tmp_path: Path) -> Non
 def test_a_wrong_format_is_answered_with_the_right_names() -> None:
     with pytest.raises(ExportError, match="no export format 'spars'; did you mean sparse"):
         find("spars")
-    with pytest.raises(ExportError, match="known: onnx, sparse"):
+    with pytest.raises(ExportError, match="known: .*onnx, .*sparse"):
         find("zzz")
     with pytest.raises(ExportError, match="no export format '_versions'"):
         find("_versions")
