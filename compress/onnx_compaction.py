@@ -16,11 +16,12 @@ from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from compress.compaction import LayerChange, compact
-from compress.cost import macs, weight_count
+from compress.cost import macs, nonzero_count, weight_count
 from compress.errors import GateError, RunError, UsageError
 from compress.onnx_file import Array, OnnxFile, one_line, open_onnx, session
 from compress.onnx_import import OnnxGraph, OnnxNetwork, read_graph
 from compress.onnx_import.inputs import Input, draw, free_batch, inputs_of
+from compress.onnx_parity import UNEQUAL_WHOLE_NUMBERS
 from compress.validate import TOLERANCES
 from compress_exporters._network import Interface, network_to_onnx
 from compress_exporters._versions import min_ort, opset_of
@@ -35,41 +36,49 @@ EXAMPLE_BATCH = 2
 OTHER_BATCHES = (8, 1)
 SEEDS = (0, 1, 2)
 
-UNEQUAL_WHOLE_NUMBERS = 1e-3
-"""Share of a whole-number output (an index of a largest element) that rounding may change."""
-
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a file; pairs are before and after.
 
     Attributes:
+        inputs: of the file, with their sizes settled.
         removed: whether anything was; if not, the written file is the given one.
         layers: every convolution and linear layer.
         weights: numbers in these layers' weights.
+        nonzero: those that are not zero.
         macs: multiply-accumulates of one sample; None where the inputs are not one image.
         size_bytes: of the files, tensors outside them included.
         opset: of the files.
         min_ort: oldest ONNX Runtime that loads the written file, "1.14" for instance.
         max_error: the largest difference of an output in ONNX Runtime, relative to the output's largest number.
-        tolerance: what it may be.
-        proved: the error of the proof in float64.
+        dtype: the least precise type that the file computes in, a key of `TOLERANCES`.
+        proved: the error of the proof.
+        proof_dtype: the number type of the proof: float64, or float32 where the file does not fit into memory twice.
         frozen: what had to stay, and why.
     """
 
     file: Path
     out: Path
+    inputs: tuple[Input, ...]
     removed: bool
     layers: tuple[LayerChange, ...]
     weights: tuple[int, int]
+    nonzero: tuple[int, int]
     macs: tuple[int, int] | None
     size_bytes: tuple[int, int]
     opset: tuple[int, int]
     min_ort: str
     max_error: float
-    tolerance: float
+    dtype: str
     proved: float
+    proof_dtype: str
     frozen: tuple[str, ...]
+
+    @property
+    def tolerance(self) -> float:
+        """What `max_error` may be."""
+        return TOLERANCES[self.dtype]
 
 
 def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, round_channels: int = 1) -> Outcome:
@@ -107,16 +116,19 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
     return Outcome(
         file=file,
         out=out,
+        inputs=given.inputs,
         removed=removed,
         layers=tuple(replace(layer, name=_in_file(layer.name)) for layer in result.layers),
         weights=(weight_count(network), weight_count(narrow)),
+        nonzero=(nonzero_count(network), nonzero_count(narrow)),
         macs=given.macs(network, narrow),
         size_bytes=(len(opened.model.SerializeToString()), len(data)),
         opset=(opened.opset, opset_of(model)),
         min_ort=min_ort(opset_of(model), model.ir_version),
         max_error=error,
-        tolerance=given.tolerance,
+        dtype=given.dtype,
         proved=result.max_error_relative,
+        proof_dtype=result.proof_dtype,
         frozen=tuple(_in_file(said) for said in result.frozen_operators),
     )
 
@@ -139,7 +151,7 @@ class _Given:
         self._answers = [(feeds, _answers(self._runtime, feeds)) for feeds in _all_feeds(self.inputs)]
         if not any(answer.dtype.kind == "f" for answer in self._answers[0][1]):
             raise UsageError(f"{opened.path}: no output is a floating-point number, so nothing can be compared")
-        self.tolerance = TOLERANCES["float32"]
+        self.dtype = "float32"
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -157,7 +169,7 @@ class _Given:
         try:
             network = OnnxNetwork(self._graph).eval()
             network.say_sizes_by_input(self.example)
-            self.tolerance = TOLERANCES[_coarsest(network)]
+            self.dtype = _coarsest(network)
             with torch.inference_mode():
                 found = [network.run(_tensors(self.inputs, feeds)) for feeds, _ in self._answers]
         except UsageError as error:
@@ -218,7 +230,7 @@ class _Given:
                     f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
                     f"{list(want.shape)}; nothing is written"
                 )
-            error, tolerance = difference(want, got, self.tolerance)
+            error, tolerance = difference(want, got, TOLERANCES[self.dtype])
             if not error <= tolerance:
                 raise GateError(
                     f"parity failed: {who} differs from the given file in ONNX Runtime by {error:.3g} of the size of "

@@ -50,7 +50,7 @@ class Value:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A checked ONNX model; tensors kept outside its file are loaded."""
+    """A checked ONNX model; tensors kept outside its file are loaded, and `scattered` says that there were some."""
 
     path: Path
     model: onnx.ModelProto
@@ -58,6 +58,7 @@ class OnnxFile:
     outputs: tuple[Value, ...]
     opset: int
     metadata: dict[str, str]
+    scattered: bool
 
 
 def open_onnx(path: str | Path) -> OnnxFile:
@@ -75,6 +76,7 @@ def open_onnx(path: str | Path) -> OnnxFile:
             declared += _check_tensor(tensor, path.parent)
         except ValueError as error:
             raise UsageError(f"{path}: tensor {tensor.name[:80]!r} {error}; the file is damaged or forged") from None
+    scattered = any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model))
     if declared > SIZE_LIMIT_BYTES:
         raise UsageError(f"{path}: its tensors take {declared / 2**30:.1f} GiB; files of at most 2 GiB are read")
     try:
@@ -84,7 +86,8 @@ def open_onnx(path: str | Path) -> OnnxFile:
     except (onnx.checker.ValidationError, OSError, TypeError, ValueError, KeyError) as error:
         raise UsageError(f"{path}: not a valid ONNX model: {one_line(error)}; export it again") from None
     opset = max((s.version for s in model.opset_import if s.domain in ("", "ai.onnx")), default=0)
-    return OnnxFile(path, model, inputs, outputs, opset, {p.key: p.value for p in model.metadata_props})
+    metadata = {p.key: p.value for p in model.metadata_props}
+    return OnnxFile(path, model, inputs, outputs, opset, metadata, scattered)
 
 
 def session(

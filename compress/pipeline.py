@@ -58,14 +58,14 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
             known = translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(known, "exit_code", 1)
-            _write_report(run, assemble(run, machine.environment(run), status, code))
+            write_report(out, assemble(run, machine.environment(run), status, code))
             if known is error:
                 raise
             raise known from None
-        _write_report(run, report)
+        write_report(out, report)
         directory.clear_progress()
         if report["status"] == "gate_failed":
-            raise GateError(_failures(report))
+            raise GateError(failures(report))
         return report
 
 
@@ -184,9 +184,10 @@ def _intact(run: Run, artifact: dict[str, Any]) -> bool:
     return file.exists() and digest(file) == str(artifact["sha256"])
 
 
-def _write_report(run: Run, report: dict[str, Any]) -> None:
-    write_json(report, run.directory.path / "report.json")
-    write_html(report, run.directory.path / "report.html")
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.json and report.html."""
+    write_json(report, folder / "report.json")
+    write_html(report, folder / "report.html")
 
 
 def translated(error: BaseException) -> BaseException:
@@ -200,7 +201,8 @@ def translated(error: BaseException) -> BaseException:
     return error
 
 
-def _failures(report: dict[str, Any]) -> str:
+def failures(report: dict[str, Any]) -> str:
+    """The gates and parities that failed, in one line."""
     found = [
         f"{gate['name']} = {gate['value']} against the limit {gate['limit']}"
         for gate in report["gates"]

@@ -11,7 +11,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
@@ -38,18 +38,20 @@ FEWEST_REPEATS = 3
 """Below this there is no spread to speak of, whatever the time budget."""
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+WHOLE = {f"tensor({name})": name for name in ("int64", "int32", "int8", "uint8", "bool")}
+"""Types fed with zeros, the one number that every table has an entry for; uint8 with pixels."""
 
 FRESH_PROCESS = """
 import json, sys
 from time import perf_counter_ns as now
 import numpy, onnxruntime
-path, threads, dtype, shape = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+path, threads, inputs = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
 start = now()
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 loaded = now()
-feed = {session.get_inputs()[0].name: numpy.zeros(shape, dtype)}
+feed = {name: numpy.zeros(shape, dtype) for name, dtype, shape in inputs}
 first = now()
 session.run(None, feed)
 end = now()
@@ -69,6 +71,7 @@ FRESH_TIMEOUT_SECONDS = 300
 Run = Callable[[], object]
 Clock = Callable[[], int]
 Array = npt.NDArray[Any]
+Feed = dict[str, Array]
 
 
 def measure(
@@ -80,6 +83,7 @@ def measure(
     budget_seconds: float = 10.0,
     batch: int = 1,
     target: str = "local",
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other.
 
@@ -91,6 +95,7 @@ def measure(
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
         target: name in the measurements.
+        shapes: of inputs that leave more than their batch open.
 
     Returns:
         One measurement for each file, and the speed-up of the second over the first; None unless both ran. A
@@ -101,7 +106,7 @@ def measure(
     """
     if target != "local":
         raise UsageError(f"target {target!r}: local is this machine and takes no address; write local")
-    opened = [_open(path, threads, batch) for path in paths]
+    opened = [_open(path, threads, batch, shapes or {}) for path in paths]
     working = [i for i, subject in enumerate(opened) if not isinstance(subject, str)]
     runs = [subject[0] for subject in opened if not isinstance(subject, str)]
     timings = dict(zip(working, timed(runs, warm_up, repeats, budget_seconds), strict=True))
@@ -115,36 +120,45 @@ def measure(
     return found, speedup(timings[0], timings[1]) if both else None
 
 
-def _open(path: Path, threads: int, batch: int) -> tuple[Run, Array] | str:
-    """One inference of a file, and the input it is given; or why it does not run."""
+def _open(path: Path, threads: int, batch: int, shapes: Mapping[str, Sequence[int]]) -> tuple[Run, Feed] | str:
+    """One inference of a file, and what it is given; or why it does not run."""
     try:
         opened = session(path, threads=threads, provider=PROVIDER)
-        feed = feed_for(opened, batch)
+        feed = feed_for(opened, batch, shapes)
         opened.run(None, feed)
     except Exception as error:  # whatever one file does, the others are measured
         return one_line(error)
-    return functools.partial(opened.run, None, feed), next(iter(feed.values()))
+    return functools.partial(opened.run, None, feed), feed
 
 
-def feed_for(opened: "InferenceSession", batch: int = 1) -> dict[str, Array]:
-    """Random input of the type and shape that a model takes, the same every time.
+def feed_for(opened: "InferenceSession", batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None) -> Feed:
+    """Random input of the types and shapes that a model takes, the same every time.
+
+    Args:
+        opened: the model.
+        batch: used where only the batch is open.
+        shapes: by input, where more is.
 
     Raises:
-        UsageError: more than one input, a type that is no image, or a free size other than the batch.
+        UsageError: a type that no numbers are known for, or a free size other than the batch.
     """
-    entries = opened.get_inputs()
-    if len(entries) != 1:
-        raise UsageError(f"the model has {len(entries)} inputs; one image input is measured")
-    entry = entries[0]
-    shape = [batch if i == 0 and not isinstance(size, int) else size for i, size in enumerate(entry.shape)]
+    generator = np.random.default_rng(0)
+    return {
+        entry.name: _numbers(entry, batch, (shapes or {}).get(entry.name), generator) for entry in opened.get_inputs()
+    }
+
+
+def _numbers(entry: Any, batch: int, given: Sequence[int] | None, generator: np.random.Generator) -> Array:
+    shape = given or [batch if i == 0 and not isinstance(size, int) else size for i, size in enumerate(entry.shape)]
     if not all(isinstance(size, int) for size in shape):
         raise UsageError(f"input {entry.name!r} has shape {entry.shape}; only its batch may be free")
-    generator = np.random.default_rng(0)
     if entry.type == "tensor(uint8)":
-        return {entry.name: generator.integers(0, 256, shape, np.uint8)}
+        return generator.integers(0, 256, shape, np.uint8)
+    if entry.type in WHOLE:
+        return np.zeros(shape, WHOLE[entry.type])
     if entry.type not in DTYPES:
-        raise UsageError(f"input {entry.name!r} is {entry.type}; known: tensor(uint8), {', '.join(DTYPES)}")
-    return {entry.name: generator.standard_normal(shape).astype(DTYPES[entry.type])}
+        raise UsageError(f"input {entry.name!r} is {entry.type}; known: {', '.join((*DTYPES, *WHOLE))}")
+    return np.asarray(generator.standard_normal(shape), DTYPES[entry.type])
 
 
 def timed(
@@ -208,7 +222,7 @@ def latency(samples_ms: Array) -> Latency:
     return Latency(p50, p90, p99, len(samples_ms), (high - low) / middle)
 
 
-def _measurement(path: Path, threads: int, samples_ms: Array, feed: Array) -> Measurement:
+def _measurement(path: Path, threads: int, samples_ms: Array, feed: Feed) -> Measurement:
     flat = np.sort(samples_ms, axis=None)
     kept = flat[np.linspace(0, flat.size - 1, min(SAMPLES_KEPT, flat.size)).round().astype(int)]
     load_ms, first_ms, peak = _fresh_process(path, threads, feed)
@@ -226,11 +240,12 @@ def _measurement(path: Path, threads: int, samples_ms: Array, feed: Array) -> Me
     )
 
 
-def _fresh_process(path: Path, threads: int, feed: Array) -> tuple[float | None, float | None, int | None]:
+def _fresh_process(path: Path, threads: int, feed: Feed) -> tuple[float | None, float | None, int | None]:
     """Milliseconds to open and to run once, and peak memory in bytes; None each where the process fails."""
     # -P: a numpy.py in the user's folder must not be imported.
     words = [sys.executable, "-P", "-c", FRESH_PROCESS]
-    words += [str(path), str(threads), feed.dtype.name, json.dumps(feed.shape)]
+    inputs = [(name, values.dtype.name, values.shape) for name, values in feed.items()]
+    words += [str(path), str(threads), json.dumps(inputs)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=FRESH_TIMEOUT_SECONDS, check=True)
         load_ms, first_ms, peak = json.loads(done.stdout)
