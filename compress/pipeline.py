@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from compress import __version__, machine, stages, targets
 from compress.assemble import assemble
+from compress.checkpoint import save_weights
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
 from compress.preflight import check
@@ -138,7 +138,9 @@ def export(run: Run, payload: Payload) -> Payload:
                 path = run.directory.path / f"{name}{exporter.suffix}"
                 artifact = asdict(exporter.export(_request(run, networks[name]), path))
                 written.append({**artifact, "path": path.name, "files": [f"{name}{end}" for end in ends]})
-        run.directory.place("checkpoints/model.safetensors", lambda file: _save_weights(payload, file))
+        run.directory.place(
+            "checkpoints/model.safetensors", lambda file: save_weights(payload["state"], payload["attributes"], file)
+        )
         return {"artifacts": written}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
@@ -147,12 +149,6 @@ def export(run: Run, payload: Payload) -> Payload:
         stage.update(work())
         run.directory.store("export", run.key, stage)
     return stage
-
-
-def _save_weights(payload: Payload, file: Path) -> None:
-    """The pruned network's weights, with what `compress.compaction.restore` needs to make a fresh one as narrow."""
-    state = {name: value.clone() for name, value in payload["state"].items()}
-    save_file(state, file, metadata={"attributes": json.dumps(payload["attributes"])})
 
 
 def _request(run: Run, payload: Payload) -> Request:
