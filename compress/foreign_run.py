@@ -8,32 +8,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
-from torch import Tensor
 
-from compress import __version__, machine, targets
+from compress import __version__, conversion, machine, targets
 from compress.data import Data, Reading, load
 from compress.errors import GateError, UsageError
-from compress.foreign import PARITY_BATCHES, TestBatches, normalisation, session_for, takes_nhwc
+from compress.foreign import TestBatches, normalisation, takes_nhwc
 from compress.foreign_question import BY_DEFAULT, Question
 from compress.foreign_report import assemble
 from compress.onnx_compaction import Outcome, compact_file
-from compress.onnx_file import OnnxFile, open_onnx, session
-from compress.onnx_parity import answers, random_parity
-from compress.pipeline import CALIBRATION_BATCH, CALIBRATION_BATCHES, failures, translated, write_report
+from compress.onnx_file import OnnxFile, open_onnx
+from compress.pipeline import failures, translated, write_report
 from compress.progress import Display
 from compress.recipe import DataSection
 from compress.run_directory import RunDirectory, key_of
 from compress.stages import digest
-from compress.validate import TOLERANCES, Accuracy, Parity, accuracy, check_gates, file_parity
+from compress.validate import TOLERANCES, accuracy, check_gates
 from compress.validation import latency
-from compress_exporters import Artifact, ExportError, find
+from compress_exporters import Artifact, ExportError
 from compress_exporters._versions import min_ort, opset_of
 from compress_exporters.artifact import describe, write_atomically
 from compress_exporters.onnx import strip
@@ -112,13 +108,8 @@ def prune_and_export_file(asked: Question, out: Path, display: Display | None = 
 
 def _check(asked: Question, opened: OnnxFile) -> None:
     """What can be known to be wrong before any work."""
-    formats = [(name, _found(name)) for name in asked.formats or ()]
-    for name, exporter in formats:
-        if name != "onnx" and not hasattr(exporter, "convert"):
-            raise UsageError(f"format {name} is made from a PyTorch model, and {asked.file} is an ONNX file")
-        if getattr(exporter, "calibrates", False) and asked.data is None:
-            raise UsageError(f"format {name} chooses its ranges of numbers by images; give them with --data")
-    suffixes = [".onnx", *(exporter.suffix for _, exporter in formats)]
+    conversion.check(asked.formats or (), asked.file, images=asked.data is not None)
+    suffixes = [".onnx", *(conversion.found(name).suffix for name in asked.formats or ())]
     for target in asked.validate.targets:
         runs = targets.find(target).SUFFIXES
         if not any(suffix.endswith(runs) for suffix in suffixes):
@@ -128,13 +119,6 @@ def _check(asked: Question, opened: OnnxFile) -> None:
         raise UsageError("the gate on the accuracy's drop needs images; give them with --data")
     if asked.data and len(opened.inputs) > 1:
         raise UsageError(f"{asked.file} takes {len(opened.inputs)} inputs, and --data feeds one image; leave it out")
-
-
-def _found(format: str) -> Any:
-    try:
-        return find(format)
-    except ExportError as error:
-        raise UsageError(str(error)) from None
 
 
 def _images(asked: DataSection, opened: OnnxFile) -> Data:
@@ -191,12 +175,11 @@ def _described(path: Path) -> Artifact:
 
 
 def _convert(work: Work, format: str, source: Path) -> None:
-    exporter = _found(format)
+    exporter = conversion.found(format)
     name = f"{source.stem}{exporter.suffix}"
     work.directory.own(*(f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))))
-    images = _calibration(work) if work.data and getattr(exporter, "calibrates", False) else None
     try:
-        artifact = exporter.convert(source, work.directory.path / name, calibration=images)
+        artifact = conversion.convert(format, source, work.directory.path / name, work.opened, work.data)
     except ExportError as error:
         if work.asked.formats:
             raise
@@ -204,18 +187,6 @@ def _convert(work: Work, format: str, source: Path) -> None:
         return
     work.artifacts.append(artifact)
     work.notes += artifact.notes
-
-
-def _calibration(work: Work) -> Tensor:
-    """Training images as the file takes them."""
-    assert work.data is not None
-    if work.opened.inputs[0].dtype == "uint8":
-        stored = work.data.train.raw(0, CALIBRATION_BATCH * CALIBRATION_BATCHES)
-        if stored is None:
-            raise UsageError(f"{work.asked.file} takes 8-bit pixels; those of data {work.data.name} are not")
-        return torch.tensor(stored[0])
-    images = torch.cat([x for x, _ in islice(work.data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
-    return images.permute(0, 2, 3, 1) if takes_nhwc(work.opened, work.data) else images
 
 
 def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:
@@ -246,23 +217,14 @@ def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:
 def _result(work: Work, outcome: Outcome, artifact: Artifact) -> dict[str, Any]:
     """Accuracy of a written file, and its parity with the given one."""
     found: dict[str, Any] = {}
-    given, runtime = _runtime(work, work.directory.path / GIVEN), _runtime(work, artifact.path)
-    dtype = max(artifact.dtype, outcome.dtype, key=TOLERANCES.__getitem__)
     if work.data:
-        nhwc = takes_nhwc(work.opened, work.data)
-        score: Accuracy = accuracy(runtime, TestBatches(work.data, nhwc), metric=work.data.metric)
+        images = TestBatches(work.data, takes_nhwc(work.opened, work.data))
+        score = accuracy(conversion.runtime(artifact.path, work.data), images, metric=work.data.metric)
         found = {"accuracy": score.value, "accuracy_low": score.low, "accuracy_high": score.high}
     if artifact.path.name == GIVEN:
         return found
-    if work.data:
-        batches = islice(TestBatches(work.data, nhwc), PARITY_BATCHES)
-        parity: Parity = file_parity(runtime, given, batches, dtype=dtype)
-    else:
-        parity = random_parity(answers(given), answers(runtime), outcome.inputs, dtype=dtype)
+    dtype = max(artifact.dtype, outcome.dtype, key=TOLERANCES.__getitem__)
+    given = work.directory.path / GIVEN
+    parity = conversion.compare(artifact.path, given, work.opened, outcome.inputs, work.data, dtype=dtype)
     tolerance = parity.tolerance if np.isfinite(parity.tolerance) else None
     return found | {"parity": asdict(parity) | {"tolerance": tolerance, "reference": "the given file"}}
-
-
-def _runtime(work: Work, path: Path) -> Any:
-    """A session; a file that takes raw pixels is told how they are normalised where it does not say."""
-    return session_for(open_onnx(path), work.data) if work.data and path.suffix == ".onnx" else session(path)

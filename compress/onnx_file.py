@@ -25,6 +25,9 @@ SIZE_LIMIT_BYTES = 2**31 - 1
 """What one protobuf message can hold. Tensors outside the file are held to it as well: a small file that
 names one large region many times must not fill the memory."""
 
+_UNKNOWN = -1
+"""What paddle2onnx writes for a size that it does not know."""
+
 PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Types of which several share a byte."""
 
@@ -288,7 +291,14 @@ def _value(info: onnx.ValueInfoProto) -> Value:
     kind = info.type.tensor_type
     shape = None
     if kind.HasField("shape"):
-        if any(dim.dim_value < 0 for dim in kind.shape.dim):
+        if any(dim.dim_value < _UNKNOWN for dim in kind.shape.dim):
             raise ValueError(f"{info.name[:80]!r} has a negative size")
-        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
+        shape = tuple(_size(dim) for dim in kind.shape.dim)
     return Value(info.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def _size(dim: Any) -> int | str | None:
+    """A size, the name of a free one, or None where nothing is said."""
+    if not dim.HasField("dim_value"):
+        return dim.dim_param or None
+    return None if dim.dim_value == _UNKNOWN else int(dim.dim_value)

@@ -3,7 +3,6 @@
 import errno
 import json
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from compress import __version__, machine, stages, targets
 from compress.assemble import assemble
 from compress.checkpoint import save_weights
+from compress.conversion import calibration_images
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
 from compress.preflight import check
@@ -25,10 +25,6 @@ from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
 from compress_models import SpecError, WeightsError
-
-CALIBRATION_BATCH = 100
-CALIBRATION_BATCHES = 5
-"""Training images that formats may choose ranges of numbers by: 500."""
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -78,7 +74,7 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     for target in recipe.validate_.targets:
         _check_target(target, recipe.export.formats)
     device = machine.device(recipe.device)
-    run = Run(recipe, directory, display, _data(recipe, device), device, None)
+    run = Run(recipe, directory, display, data_of(recipe, device), device, None)
     try:
         for format in recipe.export.formats:
             find(format)
@@ -100,7 +96,8 @@ def _check_target(target: str, formats: tuple[str, ...]) -> None:
         )
 
 
-def _data(recipe: Recipe, device: torch.device) -> Data:
+def data_of(recipe: Recipe, device: torch.device) -> Data:
+    """The data that a recipe names."""
     held_out = recipe.data.held_out
     return load(
         recipe.data.name,
@@ -136,7 +133,7 @@ def export(run: Run, payload: Payload) -> Payload:
                 ends = (exporter.suffix, *getattr(exporter, "companions", ()))
                 run.directory.own(*(f"{name}{end}" for end in ends))
                 path = run.directory.path / f"{name}{exporter.suffix}"
-                artifact = asdict(exporter.export(_request(run, networks[name]), path))
+                artifact = asdict(exporter.export(request(run, networks[name]), path))
                 written.append({**artifact, "path": path.name, "files": [f"{name}{end}" for end in ends]})
         run.directory.place(
             "checkpoints/model.safetensors", lambda file: save_weights(payload["state"], payload["attributes"], file)
@@ -151,7 +148,8 @@ def export(run: Run, payload: Payload) -> Payload:
     return stage
 
 
-def _request(run: Run, payload: Payload) -> Request:
+def request(run: Run, payload: Payload) -> Request:
+    """What exporters are asked for a network of a run."""
     asked, data = run.recipe.export, run.data
     scale = 1.0 if data.test.raw(0, 1) is None else 1 / 255  # of the stored values, before mean and std
     metadata = {
@@ -163,7 +161,7 @@ def _request(run: Run, payload: Payload) -> Request:
         "producer": f"compress {__version__}",
     }
     normalisation = (data.mean, data.std) if asked.uint8_input else None
-    images = torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+    images = calibration_images(data)
     return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata, images)
 
 
