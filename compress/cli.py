@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.commands import COMMANDS, DENSE_OPTIONS, gate_options
+from compress.commands import COMMANDS, DENSE_OPTIONS
 from compress.errors import CompressError, UsageError
+from compress.options import gate_options
 
 _DEFAULT_RECIPE = "lenet5-mnist"
 

@@ -15,13 +15,12 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {"compress": ROOT, "compress_exporters": ROOT / "exporters", "compress_models": ROOT / "models"}
 HEAVY = ("torch", "onnxruntime", "pydantic", "matplotlib")
 
-WRITERS = (
-    "compress.pipeline",
-    "compress.validation",
-    "compress.onnx_compaction",
-    "compress.foreign_run",
-    "compress.exporting",
-)
+WRITERS = tuple(
+    f"compress.{name}"
+    for name in (
+        "pipeline", "validation", "onnx_compaction", "conversion", "foreign_run", "exporting", "checkpoint_jobs"
+    )
+)  # fmt: skip
 """The only parts of `compress` that know the exporters."""
 
 UPWARDS = {
