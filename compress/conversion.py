@@ -81,7 +81,14 @@ def runtime(path: Path, data: Data | None) -> "InferenceSession":
 
 
 def compare(
-    other: Path, given: Path, opened: OnnxFile, inputs: Sequence[Input], data: Data | None, *, dtype: str
+    other: Path,
+    given: Path,
+    opened: OnnxFile,
+    inputs: Sequence[Input],
+    data: Data | None,
+    *,
+    dtype: str,
+    floors: Sequence[float] = (),
 ) -> Parity:
     """Parity of a file with the one that it was made from: on test images, else on random inputs.
 
@@ -92,6 +99,7 @@ def compare(
         inputs: with their sizes settled.
         data: images, where there are some.
         dtype: the least precise type computed in.
+        floors: as for `random_parity`.
 
     Raises:
         UsageError: a file does not run, or the images do not fit it.
@@ -99,7 +107,7 @@ def compare(
     if data:
         batches = islice(TestBatches(data, takes_nhwc(opened, data)), PARITY_BATCHES)
         return file_parity(runtime(other, data), runtime(given, data), batches, dtype=dtype)
-    return random_parity(answers(session(given)), answers(session(other)), inputs, dtype=dtype)
+    return random_parity(answers(session(given)), answers(session(other)), inputs, dtype=dtype, floors=floors)
 
 
 def calibration_images(data: Data) -> Tensor:

@@ -225,6 +225,8 @@ def _result(work: Work, outcome: Outcome, artifact: Artifact) -> dict[str, Any]:
         return found
     dtype = max(artifact.dtype, outcome.dtype, key=TOLERANCES.__getitem__)
     given = work.directory.path / GIVEN
-    parity = conversion.compare(artifact.path, given, work.opened, outcome.inputs, work.data, dtype=dtype)
+    parity = conversion.compare(
+        artifact.path, given, work.opened, outcome.inputs, work.data, dtype=dtype, floors=outcome.floors
+    )
     tolerance = parity.tolerance if np.isfinite(parity.tolerance) else None
     return found | {"parity": asdict(parity) | {"tolerance": tolerance, "reference": "the given file"}}

@@ -21,7 +21,7 @@ from compress.errors import GateError, RunError, UsageError
 from compress.onnx_file import Array, OnnxFile, one_line, open_onnx, session
 from compress.onnx_import import OnnxGraph, OnnxNetwork, read_graph
 from compress.onnx_import.inputs import Input, draw, free_batch, inputs_of
-from compress.onnx_parity import UNEQUAL_WHOLE_NUMBERS
+from compress.onnx_parity import UNEQUAL_WHOLE_NUMBERS, WIDEST, floors_of
 from compress.validate import TOLERANCES
 from compress_exporters._network import Interface, network_to_onnx
 from compress_exporters._versions import min_ort, opset_of
@@ -43,6 +43,7 @@ class Outcome:
 
     Attributes:
         inputs: of the file, with their sizes settled.
+        floors: what the tolerance of each output is at least, in its own units.
         removed: whether anything was; if not, the written file is the given one.
         layers: every convolution and linear layer.
         weights: numbers in these layers' weights.
@@ -52,6 +53,7 @@ class Outcome:
         opset: of the files.
         min_ort: oldest ONNX Runtime that loads the written file, "1.14" for instance.
         max_error: the largest difference of an output in ONNX Runtime, relative to the output's largest number.
+        tolerance: what it may be; more than the type's where the given file rounds more (see `floors_of`).
         dtype: the least precise type that the file computes in, a key of `TOLERANCES`.
         proved: the error of the proof.
         proof_dtype: the number type of the proof: float64, or float32 where the file does not fit into memory twice.
@@ -61,6 +63,7 @@ class Outcome:
     file: Path
     out: Path
     inputs: tuple[Input, ...]
+    floors: tuple[float, ...]
     removed: bool
     layers: tuple[LayerChange, ...]
     weights: tuple[int, int]
@@ -70,15 +73,11 @@ class Outcome:
     opset: tuple[int, int]
     min_ort: str
     max_error: float
+    tolerance: float
     dtype: str
     proved: float
     proof_dtype: str
     frozen: tuple[str, ...]
-
-    @property
-    def tolerance(self) -> float:
-        """What `max_error` may be."""
-        return TOLERANCES[self.dtype]
 
 
 def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, round_channels: int = 1) -> Outcome:
@@ -107,7 +106,7 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         removed = _numbers(narrow) < _numbers(network)
         model = given.exported(narrow) if removed else opened.model
         data = model.SerializeToString(deterministic=True)
-        error = given.parity(session(data)) if removed else 0.0
+        error, tolerance = given.parity(session(data)) if removed else (0.0, TOLERANCES[given.dtype])
     except ExportError as failed:
         raise UsageError(f"{file}: {failed}") from None
     except MemoryError:
@@ -117,6 +116,7 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         file=file,
         out=out,
         inputs=given.inputs,
+        floors=given.floors,
         removed=removed,
         layers=tuple(replace(layer, name=_in_file(layer.name)) for layer in result.layers),
         weights=(weight_count(network), weight_count(narrow)),
@@ -126,6 +126,7 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         opset=(opened.opset, opset_of(model)),
         min_ort=min_ort(opset_of(model), model.ir_version),
         max_error=error,
+        tolerance=tolerance,
         dtype=given.dtype,
         proved=result.max_error_relative,
         proof_dtype=result.proof_dtype,
@@ -152,6 +153,7 @@ class _Given:
         if not any(answer.dtype.kind == "f" for answer in self._answers[0][1]):
             raise UsageError(f"{opened.path}: no output is a floating-point number, so nothing can be compared")
         self.dtype = "float32"
+        self.floors = floors_of(opened.model.SerializeToString(), self._answers)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -195,8 +197,8 @@ class _Given:
         opset = min(max(self._opened.opset, OLDEST_WRITTEN), NEWEST_WRITTEN)
         return network_to_onnx(network, self.example, interface, opset=opset)
 
-    def parity(self, runtime: InferenceSession) -> float:
-        """The largest error of another file, relative to the outputs' size.
+    def parity(self, runtime: InferenceSession) -> tuple[float, float]:
+        """The largest error of another file, relative to the outputs' size, and what it may be.
 
         Raises:
             GateError: it is larger than the tolerance, or the outputs are of another kind.
@@ -221,22 +223,22 @@ class _Given:
     def _names(self) -> set[str]:
         return {entry.name for entry in self.inputs}
 
-    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> float:
+    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> tuple[float, float]:
         names = [value.name for value in self._opened.outputs]
-        worst = 0.0
-        for name, want, got in zip(names, expected, found, strict=True):
+        worst = 0.0, TOLERANCES[self.dtype]
+        for name, want, got, floor in zip(names, expected, found, self.floors, strict=True):
             if want.shape != got.shape or want.dtype != got.dtype:
                 raise GateError(
                     f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
                     f"{list(want.shape)}; nothing is written"
                 )
-            error, tolerance = difference(want, got, TOLERANCES[self.dtype])
+            error, tolerance = difference(want, got, TOLERANCES[self.dtype], floor)
             if not error <= tolerance:
                 raise GateError(
                     f"parity failed: {who} differs from the given file in ONNX Runtime by {error:.3g} of the size of "
                     f"{name!r}, tolerance {tolerance:.3g}; nothing is written"
                 )
-            worst = max(worst, error if want.dtype.kind == "f" else 0.0)
+            worst = max(worst, (error, tolerance) if want.dtype.kind == "f" else worst)
         return worst
 
 
@@ -247,8 +249,10 @@ def _followed(opened: OnnxFile) -> OnnxGraph:
         raise UsageError(f"{opened.path}: {error}") from None
 
 
-def difference(expected: Array, found: Array, tolerance: float) -> tuple[float, float]:
+def difference(expected: Array, found: Array, tolerance: float, floor: float = 0.0) -> tuple[float, float]:
     """The error of an output, and what it may be: of the largest number, or the share of unequal whole numbers.
+
+    What it may be is at least `floor`, which is in the output's own units.
 
     >>> difference(np.array([1.0, 4.0]), np.array([1.0, 4.4]), 1e-5)[0].__round__(3)
     0.1
@@ -259,7 +263,9 @@ def difference(expected: Array, found: Array, tolerance: float) -> tuple[float, 
         return float("nan"), tolerance
     gap = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)
     scale = np.abs(expected).max(initial=0)
-    return float(gap / scale) if scale else float(gap), tolerance
+    return float(gap / scale) if scale else float(gap), max(
+        tolerance, min(floor / scale, WIDEST)
+    ) if scale else tolerance
 
 
 def _all_feeds(inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:

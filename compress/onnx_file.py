@@ -94,7 +94,7 @@ def open_onnx(path: str | Path) -> OnnxFile:
 
 
 def session(
-    model: str | Path | bytes, *, threads: int = 1, provider: str = "CPUExecutionProvider"
+    model: str | Path | bytes, *, threads: int = 1, provider: str = "CPUExecutionProvider", optimised: bool = True
 ) -> "onnxruntime.InferenceSession":
     """A quiet, sequential ONNX Runtime session.
 
@@ -102,6 +102,7 @@ def session(
         model: the file or its bytes.
         threads: that one operator may use.
         provider: ONNX Runtime's name of where to run.
+        optimised: off, the operators run as they are written.
 
     Raises:
         UsageError: no such provider here, or ONNX Runtime refuses the model.
@@ -116,6 +117,8 @@ def session(
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # fatal: an error is raised, printing it as well says it twice
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=[provider])

@@ -8,6 +8,8 @@ import click
 
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, in this order."""
+
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
