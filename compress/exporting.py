@@ -170,11 +170,13 @@ def _request_of_run(asked: Question) -> tuple[Request, Data | None]:
     data = data_of(recipe, torch.device("cpu"))
     directory = RunDirectory(folder, overwrites=False)
     run = Run(recipe, directory, Display(quiet=True), data, torch.device("cpu"), None)
-    model = load_weights(run.build(), weights)
+    fresh = run.build()
+    dense = weight_count(fresh)
+    model = load_weights(fresh, weights)
     payload = {
         "state": model.state_dict(),
         "attributes": attributes_of(model),
-        "sparsity": 1 - nonzero_count(model) / weight_count(model),
+        "sparsity": 1 - nonzero_count(model) / dense,
     }
     return request(run, payload), data
 
