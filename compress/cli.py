@@ -214,10 +214,14 @@ def prune_and_export(
             summary(read_json(directory / "report.json"), Console(highlight=False), directory)
 
 
+def _is_onnx_file(options: dict[str, Any]) -> bool:
+    return str(options["model"]).lower().endswith(".onnx")
+
+
 def _prepared(recipe: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Callable[..., object]:
     """The run that the words ask for, to be called with its directory and its display."""
     shapes = options.pop("input_shapes")
-    if (options["model"] or "").lower().endswith(".onnx"):
+    if _is_onnx_file(options):
         from compress import foreign_question
         from compress.foreign_run import prune_and_export_file
 
@@ -232,7 +236,9 @@ def _prepared(recipe: str | None, assignments: tuple[str, ...], options: dict[st
 
 
 def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
-    """Name of the run directory: the recipe's, or model and data where there is no recipe."""
+    """Name of the run directory: the recipe's, or model and data where there is no recipe; of an ONNX file its own."""
+    if _is_onnx_file(options):
+        return Path(options["model"]).stem
     parts = [options[name] for name in ("model", "data") if options[name]]
     if recipe or not parts:
         return Path(recipe or _DEFAULT_RECIPE).stem

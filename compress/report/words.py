@@ -106,8 +106,8 @@ def _unfinished(report: Report, ended: Outcome) -> str:
     code = text(report, "exit_code")
     ending = f"The run {'was interrupted' if ended == 'interrupted' else 'stopped'}{after}"
     ending += f" (exit code {code})" if code else ""
-    # exit code 1 is an internal error: the same command would end the same way
-    resumes = "" if code == "1" else " The same command continues from there."
+    # after an internal error (1), bad input (2) or unequal files (3) the same command would end the same way
+    resumes = "" if code in ("1", "2", "3") else " The same command continues from there."
     return f"{ending}.{resumes} Shown is what was known by then."
 
 
