@@ -182,7 +182,7 @@ def _attempt(address: Address, parts: Sequence[bytes], seconds: float) -> dict[s
             timer.cancel()
             _close(process)
         if time.monotonic() >= end:
-            raise RunError(f"{address.host} gave no answer within {seconds:.0f} seconds; see what keeps it busy")
+            raise RunError(f"{address.host}: no answer within {seconds:.0f} seconds; see what keeps it busy")
         errors.seek(0)
         complaint = errors.read(100_000).decode(errors="replace")
     if code == 0:
@@ -220,7 +220,7 @@ def _answer(address: Address, said: bytes) -> dict[str, Any]:
         return {"device": device, "files": [_file(file) for file in found["files"]]}
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise RunError(
-            f"{address.host} answered something else than measurements; see what `{address.command} true` prints"
+            f"{address.host}: it answered something else than measurements; see what `{address.command} true` prints"
         ) from None
 
 

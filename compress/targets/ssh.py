@@ -69,7 +69,7 @@ def measure(
     except UsageError as error:  # what the start of the run found in order
         raise RunError(str(error)) from None
     if len(found["files"]) != len(paths):
-        raise RunError(f"{address.host} measured {len(found['files'])} files in place of {len(paths)}; try again")
+        raise RunError(f"{address.host}: it measured {len(found['files'])} files in place of {len(paths)}; try again")
     measurements, speedup = summarised(found, paths, target, threads)
     for measurement in measurements:
         # an error of the run, not a finding about the file: with a newer runtime the same command goes on
