@@ -56,7 +56,7 @@ SHELL = "; ".join(
         'command -v "$p" >/dev/null 2>&1 || exit 72',
         'd=$(mktemp -d "${TMPDIR:-/tmp}/compress-XXXXXX") || exit 71',
         "trap 'rm -rf \"$d\"' EXIT",
-        "trap 'exit 143' HUP INT TERM",
+        "trap 'exit 143' HUP INT TERM PIPE",  # PIPE: it complains of a killed script to a connection that is gone
         'cd "$d" && "$p" -B -c "$2"',
         "exit $?",  # a last command could replace the shell, and with it the trap
     ]

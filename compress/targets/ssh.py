@@ -24,7 +24,10 @@ MEASURE_SECONDS = 3600.0
 PAUSES_SECONDS = (0.0, 5.0, 30.0)
 """Before each attempt to measure; a device that starts again takes half a minute."""
 
-TOO_OLD = re.compile("Unsupported model IR version|official released onnx opset|No opset import for domain")
+TOO_OLD = re.compile(
+    r"Unsupported model IR version: \d+, max supported IR version: \d+"
+    r"|official support for domain [\w.]+ is till opset \d+"
+)
 """How ONNX Runtime refuses a file that is newer than itself."""
 
 
@@ -70,12 +73,11 @@ def measure(
         raise RunError(str(error)) from None
     if len(found["files"]) != len(paths):
         raise RunError(f"{address.host}: it measured {len(found['files'])} files in place of {len(paths)}; try again")
-    measurements, speedup = summarised(found, paths, target, threads)
-    for measurement in measurements:
+    for path, file in zip(paths, found["files"], strict=True):
         # an error of the run, not a finding about the file: with a newer runtime the same command goes on
-        if TOO_OLD.search(measurement.reason):
+        if old := TOO_OLD.search(file.get("reason", "")):
             raise RunError(
-                f"{address.host}: its onnxruntime is too old for {measurement.artifact} ({measurement.reason}); type "
-                f"there: {address.python} -m pip install --upgrade onnxruntime; or export with a lower --opset"
+                f"{address.host}: its onnxruntime is too old for {path.name} ({old[0]}); type there: {address.python} "
+                "-m pip install --upgrade onnxruntime; or export with a lower --opset"
             )
-    return measurements, speedup
+    return summarised(found, paths, target, threads)

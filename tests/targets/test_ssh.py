@@ -253,9 +253,8 @@ def test_a_runtime_too_old_for_a_file_is_no_finding_about_the_file(fake: Fake, t
             with pytest.raises(RunError, match=error):
                 ssh.measure(asked, target="ssh://edge")
         else:
-            assert ("failed", "broken") == (lambda m: (m.status, m.reason))(
-                ssh.measure(asked, target="ssh://edge")[0][0]
-            )
+            found = ssh.measure(asked, target="ssh://edge")[0][0]
+            assert ("failed", "broken") == (found.status, found.reason)
 
 
 def test_the_script_stands_alone_and_runs_on_python_3_8() -> None:
