@@ -14,6 +14,7 @@ import pytest
 
 from compress.errors import CompressError, RunError, UsageError
 from compress.targets import _device, _ssh, check, find, ssh
+from tests.conftest import Project, invoke
 from tests.targets.test_local import write
 
 pytestmark = pytest.mark.skipif(not Path("/bin/sh").exists(), reason="a POSIX shell is needed")
@@ -255,6 +256,17 @@ def test_a_runtime_too_old_for_a_file_is_no_finding_about_the_file(fake: Fake, t
         else:
             found = ssh.measure(asked, target="ssh://edge")[0][0]
             assert ("failed", "broken") == (found.status, found.reason)
+
+
+@pytest.mark.parametrize(("has", "enough"), [("1.9.0", False), ("1.13.1", False), ("1.14.0", True), ("2.0", True)])
+def test_a_runtime_too_old_for_the_opset_is_found_at_the_start(
+    fake: Fake, user: Project, tmp_path: Path, has: str, enough: bool
+) -> None:
+    fake.says(0, out=_device.ANSWER + json.dumps({"device": {"onnxruntime": has}, "files": []}))
+    spec = ("--method", "magnitude", "--sparsity", 0.5, "--target", "ssh://edge")
+    ended = invoke(*user.words(*spec, "--device", "none", "--out", tmp_path / "run"))
+    assert 2 == ended.exit_code
+    assert ("device 'none'" if enough else f"has onnxruntime {has}, and files of opset 18 need 1.14") in ended.output
 
 
 def test_the_script_stands_alone_and_runs_on_python_3_8() -> None:
