@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import UsageError
-from compress.targets import Speedup, find, local, names
+from compress.targets import Speedup, _device, find, local, names
 
 
 def write(path: Path, shape: list[int | str], dtype: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
@@ -37,7 +37,7 @@ class FakeTime:
     def clock(self) -> int:
         return self.now
 
-    def run(self, name: str, milliseconds: Iterator[float]) -> local.Run:
+    def run(self, name: str, milliseconds: Iterator[float]) -> Callable[[], object]:
         def once() -> None:
             self.ran.append(name)
             self.now += round(next(milliseconds) * 1e6)
@@ -53,7 +53,7 @@ def constant(milliseconds: float) -> Iterator[float]:
 def test_blocks_are_interleaved_and_their_order_alternates() -> None:
     time = FakeTime()
     runs = [time.run("dense", constant(10.0)), time.run("pruned", constant(5.0))]
-    dense, pruned = local.timed(runs, 2, 3, 100.0, time.clock)
+    dense, pruned = (np.array(rows) / 1e6 for rows in _device.timed(runs, 2, 3, 100.0, time.clock))
     warm, first = ["dense"] * 2 + ["pruned"] * 2, ["dense"] * 2 + ["pruned"] * 4
     assert [*warm, *first, *first[::-1], *first] == time.ran
     assert ((3, 2), (3, 4)) == (dense.shape, pruned.shape)
@@ -95,17 +95,17 @@ def test_latency_gives_percentiles_of_all_and_the_spread_of_blocks() -> None:
 
 def test_warming_up_stops_at_a_quarter_of_the_budget_but_runs_once() -> None:
     time = FakeTime()
-    local.timed([time.run("slow", constant(10_000.0))], 50, 20, 1.0, time.clock)
+    _device.timed([time.run("slow", constant(10_000.0))], 50, 20, 1.0, time.clock)
     # One to warm up, then blocks of one, and no fewer repeats than give a spread.
-    assert 1 + local.FEWEST_REPEATS == len(time.ran)
+    assert 1 + _device.FEWEST_REPEATS == len(time.ran)
 
 
 def test_a_plan_fits_its_budget_or_is_the_least() -> None:
     for usual in ([0.001], [0.1, 0.2], [3.0, 1.0, 7.0], [400.0, 900.0]):
         for budget in (0.1, 1.0, 10.0):
-            blocks, repeats = local.plan(usual, 20, budget)
+            blocks, repeats = _device.plan(usual, 20, budget)
             spent = repeats * sum(n * ms for n, ms in zip(blocks, usual, strict=True)) / 1e3
-            assert spent <= budget * (1 + 1e-9) or repeats == local.FEWEST_REPEATS
+            assert spent <= budget * (1 + 1e-9) or repeats == _device.FEWEST_REPEATS
             assert 1 <= min(blocks)
             assert repeats <= 20
 
@@ -114,7 +114,7 @@ def test_garbage_is_not_collected_while_timing_and_is_again_after() -> None:
     import gc
 
     seen = []
-    local.timed([lambda: seen.append(gc.isenabled())], 1, 1, 0.001)
+    _device.timed([lambda: seen.append(gc.isenabled())], 1, 1, 0.001)
     assert {False} == set(seen)
     assert gc.isenabled()
 
@@ -146,7 +146,7 @@ def test_files_are_measured_as_their_inputs_ask(tmp_path: Path) -> None:
 
 
 def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "FRESH_PROCESS", "raise SystemExit(1)")
+    monkeypatch.setattr(sys, "executable", "false")
     path = write(tmp_path / "m.onnx", [1, 4])
     found, speedup = local.measure([path], warm_up=1, repeats=3, budget_seconds=0.01)
     assert speedup is None
@@ -176,19 +176,15 @@ def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeyp
 def test_inputs_that_are_no_images_fail_with_the_reason(
     tmp_path: Path, shape: list[int | str], dtype: int, inputs: int, says: str
 ) -> None:
-    from compress.onnx_file import session
-
-    opened = session(write(tmp_path / "m.onnx", shape, dtype, inputs))
-    with pytest.raises(UsageError, match=says):
-        local.feed_for(opened)
+    opened = _device.open_session(str(write(tmp_path / "m.onnx", shape, dtype, inputs)), 1)
+    with pytest.raises(ValueError, match=says):
+        _device.feed_for(opened)
 
 
 def test_a_free_batch_is_what_was_asked_and_the_feed_is_repeatable(tmp_path: Path) -> None:
-    from compress.onnx_file import session
-
-    opened = session(write(tmp_path / "m.onnx", ["batch", 4]))
-    assert (7, 4) == local.feed_for(opened, 7)["in0"].shape
-    np.testing.assert_array_equal(local.feed_for(opened)["in0"], local.feed_for(opened)["in0"])
+    opened = _device.open_session(str(write(tmp_path / "m.onnx", ["batch", 4])), 1)
+    assert (7, 4) == _device.feed_for(opened, 7)["in0"].shape
+    np.testing.assert_array_equal(_device.feed_for(opened)["in0"], _device.feed_for(opened)["in0"])
 
 
 def test_targets_are_found_by_name_whatever_the_address() -> None:
