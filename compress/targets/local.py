@@ -58,13 +58,13 @@ def measure(
 
 
 def summarised(
-    found: Mapping[str, Any], paths: Sequence[Path], target: str, threads: int
+    found: Mapping[str, Any], paths: Sequence[Path], target: str, threads: int, provider: str = _device.PROVIDER
 ) -> tuple[list[Measurement], Speedup | None]:
     """What `measure` returns, from the raw findings of `compress.targets._device`."""
     samples_ms = [np.array(file["samples_ns"]) / 1e6 if "samples_ns" in file else None for file in found["files"]]
     measurements = []
     for path, file, samples in zip(paths, found["files"], samples_ms, strict=True):
-        common = (path.name, target, _device.PROVIDER, threads)
+        common = (path.name, target, provider, threads)
         if samples is None:
             reason = one_line(ValueError(file["reason"]))
             measurements.append(Measurement(*common, "failed", reason, device=found["device"]))

@@ -1,6 +1,5 @@
 """C files against PyTorch, operator by operator, with vectors and without, and what is refused."""
 
-import ctypes
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from compress_exporters import ExportError, Request, find
 from compress_exporters._c.host import FLAGS, build
 from compress_exporters._c.net import Buffer, place
-from compress_exporters._c.source import source_of
+from compress_exporters._c.source import identifier, source_of
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -30,11 +29,12 @@ def written(model: nn.Module, path: Path, format: str = "c", shape: tuple[int, i
 def answers(path: Path, images: Tensor, flags: tuple[str, ...] = FLAGS) -> np.ndarray:
     """Scores from a build with these flags; the arena ends in a canary that must survive."""
     library = build(path, flags=flags)
+    name = f"{identifier(path)}_run"
     outputs = np.empty((len(images), library.output_size), np.float32)
     arena = np.full(library.arena + 16, 7.0, np.float32)
     for image, output in zip(images.reshape(len(images), -1).numpy(), outputs, strict=True):
         image = np.ascontiguousarray(image)
-        library.run(*(ctypes.c_void_p(a.ctypes.data) for a in (image, output, arena)))
+        library.call(name, image, output, arena)
     assert (arena[library.arena :] == 7.0).all()
     return outputs
 

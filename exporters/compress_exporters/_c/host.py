@@ -8,8 +8,10 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_exporters._c.source import identifier
 from compress_exporters.artifact import ExportError, Predict
@@ -24,18 +26,21 @@ class Library:
     """A compiled network.
 
     Attributes:
-        run: its function, of three float pointers: input, output, arena.
-        library: with whatever else was compiled in.
+        library: it, with whatever else was compiled in.
         input_size: floats of one image.
         output_size: floats of its scores.
         arena: floats of working memory.
     """
 
-    run: "ctypes._FuncPointer"
     library: ctypes.CDLL
     input_size: int
     output_size: int
     arena: int
+
+    def call(self, name: str, *arguments: int | npt.NDArray[Any]) -> None:
+        """Call a function that gives nothing back, with ints and pointers to arrays."""
+        words = [a if isinstance(a, int) else ctypes.c_void_p(a.ctypes.data) for a in arguments]
+        getattr(self.library, name)(*words)
 
 
 def compiler() -> str:
@@ -76,44 +81,42 @@ def build(path: Path, *, flags: tuple[str, ...] = FLAGS, further: tuple[str, ...
     Raises:
         ExportError: no compiler, or it refuses the file.
     """
-    input_size, output_size, arena = sizes(path.with_suffix(".h"))
-    folder = Path(tempfile.mkdtemp(prefix="compress-c-"))
-    try:
-        extra = []
-        for number, text in enumerate(further):
-            extra.append(folder / f"further{number}.c")
-            extra[-1].write_text(text)
-        made = folder / "net.so"
-        words = [
-            compiler(),
-            *flags,
-            "-shared",
-            "-fPIC",
-            f"-I{path.parent.absolute()}",
-            "-o",
-            str(made),
-            str(path.absolute()),
-            *map(str, extra),
-            "-lm",
-        ]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "error:" in line] or ["it gave no reason"]
-            raise ExportError(
-                f"the C compiler refuses {path.name}: {said[0].partition('error:')[2].strip() or said[0]}"
-            )
-        library = ctypes.CDLL(str(made))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    run = getattr(library, f"{identifier(path)}_run")
-    run.argtypes = [ctypes.c_void_p] * 3
-    run.restype = None
-    return Library(run, library, input_size, output_size, arena)
+    found = sizes(path.with_suffix(".h"))
+    with tempfile.TemporaryDirectory(prefix="compress-c-") as folder:
+        made = compile_program(path, Path(folder), further, flags=(*flags, "-shared", "-fPIC"))
+        return Library(ctypes.CDLL(str(made)), *found)
+
+
+def compile_program(
+    path: Path, folder: Path, further: tuple[str, ...], *, flags: tuple[str, ...] = FLAGS, cc: str | None = None
+) -> Path:
+    """Compile a written network with further C text into a program, or into what the flags ask for.
+
+    Args:
+        path: the .c file, its header beside it.
+        folder: where everything is written.
+        further: C text compiled in with it.
+        flags: of the compiler.
+        cc: the compiler; the system's by default.
+
+    Raises:
+        ExportError: no compiler, or it refuses the file.
+    """
+    texts = [folder / f"further{number}.c" for number in range(len(further))]
+    for file, text in zip(texts, further, strict=True):
+        file.write_text(text, "utf-8")
+    made = folder / "made"
+    words = [cc or compiler(), *flags, f"-I{path.parent.absolute()}", "-o", str(made), str(path.absolute())]
+    done = subprocess.run([*words, *map(str, texts), "-lm"], capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "error" in line] or ["it gave no reason"]
+        raise ExportError(f"the C compiler refuses {path.name}: {said[0].partition('error:')[2].strip() or said[0]}")
+    return made
 
 
 def predict(path: Path) -> Predict:
     """Scores of images, one after the other."""
-    library = build(path)
+    library, name = build(path), f"{identifier(path)}_run"
     arena = np.zeros(library.arena, np.float32)
 
     def answer(images: np.ndarray) -> np.ndarray:
@@ -122,7 +125,7 @@ def predict(path: Path) -> Predict:
             raise ExportError(f"{path.name} takes {library.input_size} floats an image, got {flat.shape[1]}")
         outputs = np.empty((len(flat), library.output_size), np.float32)
         for image, output in zip(flat, outputs, strict=True):
-            library.run(image.ctypes.data, output.ctypes.data, arena.ctypes.data)
+            library.call(name, image, output, arena)
         return outputs
 
     return answer
