@@ -238,7 +238,7 @@ def once(path: str, threads: str, dtype: str, shape: str) -> list[Any]:
     end = perf_counter_ns()
     # Not getrusage: its peak outlives exec, so it would report the parent's.
     peak = [int(text.split()[0]) * 1024 for text in _fields(_read("/proc/self/status"), "VmHWM")]
-    return [(loaded - start) / 1e6, (end - first) / 1e6, *(peak or [None])]
+    return [(loaded - start) / 1e6, (end - first) / 1e6, peak[0] if peak else None]
 
 
 def describe() -> dict[str, str]:
