@@ -51,6 +51,13 @@ DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(doub
 
 FRESH_TIMEOUT_SECONDS = 300
 
+ARM_CORES = {
+    "0xc07": "Cortex-A7", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15", "0xc0e": "Cortex-A17", "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77", "0xd41": "Cortex-A78",
+}  # fmt: skip
+"""By "CPU part", as util-linux's lscpu names those of implementer 0x41."""
+
 ANSWER = "compress-device: "
 """Begins the line of the answer; a device's login scripts may print lines of their own."""
 
@@ -230,8 +237,8 @@ def once(path: str, threads: str, dtype: str, shape: str) -> list[Any]:
     session.run(None, feed)
     end = perf_counter_ns()
     # Not getrusage: its peak outlives exec, so it would report the parent's.
-    peak = _field("/proc/self/status", "VmHWM").split()
-    return [(loaded - start) / 1e6, (end - first) / 1e6, int(peak[0]) * 1024 if peak else None]
+    peak = [int(text.split()[0]) * 1024 for text in _fields(_read("/proc/self/status"), "VmHWM")]
+    return [(loaded - start) / 1e6, (end - first) / 1e6, peak[0] if peak else None]
 
 
 def describe() -> dict[str, str]:
@@ -240,7 +247,7 @@ def describe() -> dict[str, str]:
 
     found = {
         "board": _read("/sys/firmware/devicetree/base/model"),
-        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "cpu": cpu_name(_read("/proc/cpuinfo")) or platform.processor(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count() or ""),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -269,10 +276,16 @@ def _largest(pattern: str) -> int | None:
     return max((int(text) for text in texts if text.lstrip("-").isdigit()), default=None)
 
 
-def _field(path: str, name: str) -> str:
-    """The value of a line ``name: value``, empty where there is none."""
-    lines = [line.partition(":") for line in _read(path).splitlines()]
-    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
+def cpu_name(cpuinfo: str) -> str:
+    """What /proc/cpuinfo calls the CPU; Linux on ARM gives numbers, one for each kind of core."""
+    parts = [ARM_CORES.get(number, f"ARM part {number}") for number in _fields(cpuinfo, "CPU part")]
+    return ", ".join(_fields(cpuinfo, "model name") or parts)
+
+
+def _fields(text: str, name: str) -> list[str]:
+    """The different values of the lines ``name: value``."""
+    lines = [line.partition(":") for line in text.splitlines()]
+    return list(dict.fromkeys(value.strip() for key, _, value in lines if key.strip() == name))
 
 
 def _read(path: str) -> str:

@@ -1,5 +1,6 @@
 """Latency on this machine: the arithmetic on invented timings, and that real files run; no test reads a real clock."""
 
+import glob
 import json
 import math
 import subprocess
@@ -163,6 +164,24 @@ def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeyp
     found, speedup = local.measure([path, path], warm_up=1, repeats=3, budget_seconds=0.01)
     assert 2 == len(found)
     assert speedup is not None
+
+
+def test_a_machine_says_what_it_can_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for zone, text in (("zone0", "48312\n"), ("zone1", "-5000\n"), ("zone2", "52049\n"), ("zone3", "unknown\n")):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "temp").write_text(text)
+    zones = {"thermal": f"{tmp_path}/zone*/temp", "cpufreq": f"{tmp_path}/nowhere/*"}
+    real = glob.glob
+    monkeypatch.setattr("glob.glob", lambda pattern: real(next(zones[name] for name in zones if name in pattern)))
+    assert {"temperature_after_c": "52.0"} == _device.conditions("after")  # and no frequency, which is not there
+    assert "AMD: fast" == _device.cpu_name("processor : 0\nmodel name\t: AMD: fast\n" * 2)
+    arm = "processor : {}\nCPU implementer : 0x41\nCPU part : {}\n"  # two small cores and a large one
+    cores = ((0, "0xd03"), (1, "0xd03"), (2, "0xd08"))
+    assert "Cortex-A53, Cortex-A72" == _device.cpu_name("".join(arm.format(*core) for core in cores))
+    assert "ARM part 0xfff" == _device.cpu_name(arm.format(0, "0xfff"))
+    assert "" == _device.cpu_name(_device._read(str(tmp_path / "none")))
+    assert "numpy" in _device.describe()
+    assert all(_device.describe().values())
 
 
 @pytest.mark.parametrize(
