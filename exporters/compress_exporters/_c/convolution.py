@@ -185,6 +185,7 @@ def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activat
     lines = [
         f"for (int o = 0; o < {outputs}; ++o) {{",
         f"  float *q = y + o * {height * width};",
+        f"  const float first = {'0' if weights.scale else bias};",
         _indent(weights.head),
     ]
     simple = _indent(_plain(weights, height, width, pitch))
@@ -193,13 +194,13 @@ def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activat
         lines += ["#ifdef NET_VECTORS", *blocks, "#else", simple, "#endif"]
     else:
         lines.append(simple)
-    lines += [
-        f"  const float b = {bias};" + (f" const float scale = {weights.scale};" if weights.scale else ""),
-        f"  for (int i = 0; i < {height * width}; ++i)",
-        f"    q[i] = {activated(activation, 'q[i] * scale + b' if weights.scale else 'q[i] + b')};",
-        "}",
-    ]
-    return "\n".join(lines)
+    # The sums start from the bias, unless a scale has to come first.
+    end = "q[i] * scale + b" if weights.scale else "q[i]"
+    if weights.scale:
+        lines.append(f"  const float scale = {weights.scale}, b = {bias};")
+    if weights.scale or activation != "@":
+        lines += [f"  for (int i = 0; i < {height * width}; ++i)", f"    q[i] = {activated(activation, end)};"]
+    return "\n".join([*lines, "}"])
 
 
 def _vector_blocks(height: int, width: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
@@ -225,10 +226,11 @@ def _vector_blocks(height: int, width: int) -> list[tuple[int, int, int, tuple[i
 
 def _block(weights: Weights, width: int, pitch: int, first: int, end: int, rows: int, columns: tuple[int, ...]) -> str:
     names = [(f"a{r}_{c}", r, c) for r in range(rows) for c in columns]
-    declare = ", ".join(f"{name} = {{0}}" for name, _, _ in names)
+    declare = ", ".join(f"{name} = start" for name, _, _ in names)
     add = "\n    ".join(f"{name} += w * *(const net_v8 *)(p + {r * pitch + c});" for name, r, c in names)
     store = "\n  ".join(f"*(net_v8 *)(q + r * {width} + {r * width + c}) = {name};" for name, r, c in names)
     return f"""for (int r = {first}; r < {end}; r += {rows}) {{
+  const net_v8 start = {{{", ".join(["first"] * LANES)}}};
   net_v8 {declare};
   for (int k = {weights.low}; k < {weights.high}; ++k) {{
     const float w = {weights.value()};
@@ -242,7 +244,7 @@ def _block(weights: Weights, width: int, pitch: int, first: int, end: int, rows:
 def _plain(weights: Weights, height: int, width: int, pitch: int) -> str:
     """The same, in the words of C99 alone."""
     return f"""for (int i = 0; i < {height * width}; ++i)
-  q[i] = 0;
+  q[i] = first;
 for (int k = {weights.low}; k < {weights.high}; ++k) {{
   const float w = {weights.value()};
   const float *p = x + {weights.place()};

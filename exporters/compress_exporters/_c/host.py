@@ -109,7 +109,9 @@ def compile_program(
     words = [cc or compiler(), *flags, f"-I{path.parent.absolute()}", "-o", str(made), str(path.absolute())]
     done = subprocess.run([*words, *map(str, texts), "-lm"], capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line] or ["it gave no reason"]
+        said = [line for line in done.stderr.splitlines() if "error:" in line or "undefined" in line] or [
+            "it gave no reason"
+        ]
         raise ExportError(f"the C compiler refuses {path.name}: {said[0].partition('error:')[2].strip() or said[0]}")
     return made
 
