@@ -1,4 +1,4 @@
-"""64-bit Arm Linux in an emulator: C files give the same outputs there. An emulator's time says nothing: parity only."""
+"""64-bit Arm Linux in an emulator: C files give the same outputs there. No time is claimed: it is an emulator's."""
 
 from collections.abc import Sequence
 from pathlib import Path

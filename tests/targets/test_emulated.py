@@ -84,9 +84,7 @@ def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(
-        UsageError, match="needs arm-none-eabi-gcc and qemu-system-arm; install them, on Debian: apt install gcc-arm"
-    ):
+    with pytest.raises(UsageError, match=r"needs arm-none-eabi-gcc and qemu-system-arm; .* apt install gcc-arm"):
         check("mcu")
     with pytest.raises(UsageError, match="needs aarch64-linux-gnu-gcc and qemu-aarch64-static"):
         check("qemu-aarch64")
