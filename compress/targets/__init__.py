@@ -1,6 +1,7 @@
 """Where latency is measured: one file per target, and the folder is the table.
 
-A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads itself.
+A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads
+itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
 compared with it. One that must be reached first says so in ``check(target)``.
 """
