@@ -28,6 +28,8 @@ class Format(Protocol):
     """End of the file name, ``.onnx`` for instance."""
     companions: tuple[str, ...]
     """Ends of the names of further files beside it, ``(".h",)`` for instance; left out where there are none."""
+    package: str
+    """Module of the optional package that it needs, installed by the extra named as the format; left out elsewhere."""
     compares: bool
     """True where the unpruned network is written as well, because targets compare the two; left out elsewhere."""
 
