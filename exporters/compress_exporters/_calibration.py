@@ -1,6 +1,8 @@
 """Calibration images in the form that an exported graph takes, and what the graph answers to them."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,3 +90,13 @@ def relative_error(found: Sequence[Sequence[Array]], expected: Sequence[Sequence
     scale = float(np.sqrt(np.mean(b * b)))
     error = float(np.sqrt(np.mean((a - b) ** 2)))
     return error / scale if scale > 0 and np.isfinite(error) else float(error > 0) and np.inf
+
+
+@contextlib.contextmanager
+def import_path_kept() -> Iterator[None]:
+    """Around imports of ONNX Runtime's tools: some put their folder, with everyday names in it, on `sys.path`."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before

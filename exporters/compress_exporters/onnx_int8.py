@@ -23,7 +23,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, feeds, relative_error, run, upto
+from compress_exporters._calibration import Array, feeds, import_path_kept, relative_error, run, upto
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
 from compress_exporters.onnx import _quiet
@@ -156,15 +156,10 @@ def _most_harmful_first(work: _Work) -> list[str]:
 
 def _quantize(work: _Work, **choice: list[str]) -> onnx.ModelProto:
     """The model in QDQ form; the ranges are found once and kept in the scratch folder."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    with import_path_kept():
+        from onnxruntime import quantization
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         """The images, one feed after another."""
 
         def __init__(self) -> None:
@@ -176,18 +171,18 @@ def _quantize(work: _Work, **choice: list[str]) -> onnx.ModelProto:
 
     file = work.scratch / "int8.onnx"
     with _quiet():
-        quantize_static(
+        quantization.quantize_static(
             work.scratch / "float.onnx",
             file,
             Reader(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
             per_channel=True,
             reduce_range=True,
             # Signed activations fall back to float kernels on x86 (measured: slower than the float file).
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             calibration_cache_path=work.scratch / "ranges.json",
             **choice,
         )
