@@ -1,6 +1,7 @@
 """What is asked of an exporter and what it gives back."""
 
 import hashlib
+import importlib
 import os
 import tempfile
 import zlib
@@ -92,6 +93,25 @@ def describe(path: Path, format: str, **known: Any) -> Artifact:
             packed += len(deflate.compress(chunk))
     packed += len(deflate.flush())
     return Artifact(path, format, size, packed, digest.hexdigest(), **known)
+
+
+def installed(package: str, extra: str) -> Any:
+    """An optional package.
+
+    Args:
+        package: its module.
+        extra: name of the extra that installs it.
+
+    Raises:
+        ExportError: it is not installed; the command is given.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(
+            f"the format {extra} needs the package {package}, which cannot be imported ({error}); "
+            f"run: pip install 'compress-edge[{extra}]'"
+        ) from None
 
 
 @contextmanager
