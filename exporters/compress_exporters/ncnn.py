@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from compress_exporters import onnx as dense
 from compress_exporters._calibration import Array, relative_error
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, installed, write_atomically
+from compress_exporters.onnx import _on_cpu
 
 if TYPE_CHECKING:
     from compress_exporters.artifact import Predict
@@ -44,6 +47,7 @@ def export(request: Request, path: Path) -> Artifact:
     """
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         dense.export(replace(request, batch=1, normalisation=None), Path(scratch, "m.onnx"))
+        onnx.save(_without_steps(onnx.load(Path(scratch, "m.onnx"))), Path(scratch, "m.onnx"))
         log = _convert(Path(scratch), request.input_shape)
         param, weights = Path(scratch, "m.ncnn.param"), Path(scratch, "m.ncnn.bin")
         _compare(request, param, log)
@@ -90,6 +94,24 @@ def weights_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(suffix) + companions[0])
 
 
+def _without_steps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take every n-th row or column by pooling over 1 x 1: ncnn slices only in steps of one.
+
+    The shortcuts of CIFAR ResNets are such slices. What is not from the first to the last stays as it is.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        names = node.input[1:]
+        if node.op_type != "Slice" or len(names) != 4 or not set(names) <= constants.keys():
+            continue
+        starts, ends, axes, steps = (numpy_helper.to_array(constants[name]).tolist() for name in names)
+        if set(axes) <= {2, 3} and not any(starts) and min(ends) >= 2**31 - 1 and min(steps) >= 1:
+            strides = [dict(zip(axes, steps, strict=True)).get(axis, 1) for axis in (2, 3)]
+            pooling = helper.make_node("MaxPool", node.input[:1], node.output, kernel_shape=[1, 1], strides=strides)
+            node.CopyFrom(pooling)
+    return model
+
+
 def _convert(folder: Path, shape: tuple[int, int, int]) -> str:
     """Run pnnx on m.onnx; gives what it said."""
     program = installed("pnnx", "ncnn").EXEC_PATH
@@ -117,9 +139,9 @@ def _compare(request: Request, param: Path, log: str) -> None:
         found = load(param)(images.numpy())
     except ExportError as error:
         raise ExportError(f"{str(error).replace(str(param), 'the network')}{hint}; use the format onnx") from None
-    device = next((p.device for p in request.model.parameters()), torch.device("cpu"))
+    model = _on_cpu(request.model)
     with torch.no_grad():
-        expected = torch.cat([request.model(image[None].to(device)) for image in images]).cpu().numpy()
+        expected = torch.cat([model(image[None]) for image in images]).numpy()
     if found.shape != expected.shape:
         raise ExportError(f"ncnn answers in shape {found.shape}, the model in {expected.shape}{hint}; use onnx")
     off = relative_error([[found]], [[expected]])

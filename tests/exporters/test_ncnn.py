@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.validate import parity
 from compress_exporters import Artifact, ExportError, Request, ncnn
 
 SHAPE = (3, 12, 10)
@@ -20,20 +21,29 @@ needs_ncnn = pytest.mark.skipif(
 
 
 class Stride(nn.Module):
-    """Every other pixel, which ncnn has no operator for."""
+    """Every other pixel, from a given one."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
+        self.first = first
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x[:, :, ::2, ::2]).mean((2, 3))
+        return self.conv(x[:, :, self.first :: 2, self.first :: 2]).mean((2, 3))
+
+
+@needs_ncnn
+def test_every_other_pixel_is_taken_by_pooling(tmp_path: Path, images: Tensor) -> None:
+    model = Stride(0).eval()
+    artifact = ncnn.export(Request(model, SHAPE), tmp_path / "m.ncnn.param")
+    assert "Tensor.slice" not in artifact.path.read_text()
+    assert parity(ncnn.load(artifact.path), model, [(images, None)]).passed
 
 
 @needs_ncnn
 def test_what_ncnn_has_no_operator_for_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"ncnn .*slice with step 2 is not supported.*use the format onnx"):
-        ncnn.export(Request(Stride().eval(), SHAPE), tmp_path / "m.ncnn.param")
+        ncnn.export(Request(Stride(1).eval(), SHAPE), tmp_path / "m.ncnn.param")
     assert [] == list(tmp_path.iterdir())
 
 
