@@ -55,7 +55,7 @@ def export(request: Request, path: Path) -> Artifact:
     # The weights first: whoever sees the new layers sees them too.
     write_atomically(weights_of(path), lambda file: file.write_bytes(numbers))
     write_atomically(path, lambda file: file.write_bytes(texts))
-    return describe(path, "ncnn", notes=(_how_to_feed(request),))
+    return describe(path, "ncnn", weights_of(path), notes=(_how_to_feed(request),))
 
 
 def load(path: Path) -> "Predict":

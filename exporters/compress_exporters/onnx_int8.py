@@ -75,8 +75,9 @@ def export(request: Request, path: Path) -> Artifact:
     _tidy(int8)
     data = int8.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))
-    known = {"opset": opset_of(int8), "min_ort": min_ort(opset_of(int8), int8.ir_version)}
-    return describe(path, "onnx-int8", dtype="int8", notes=notes, **known)
+    opset = opset_of(int8)
+    release = min_ort(opset, int8.ir_version)
+    return describe(path, "onnx-int8", opset=opset, min_ort=release, dtype="int8", notes=notes)
 
 
 @dataclass(frozen=True)

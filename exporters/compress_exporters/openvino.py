@@ -47,7 +47,7 @@ def export(request: Request, path: Path) -> Artifact:
     # The weights first: whoever sees the new graph sees them too.
     write_atomically(path.with_suffix(".bin"), lambda file: file.write_bytes(weights))
     write_atomically(path, lambda file: file.write_bytes(texts))
-    return describe(path, "openvino")
+    return describe(path, "openvino", path.with_suffix(".bin"))
 
 
 def load(path: Path) -> "Predict":
