@@ -5,6 +5,9 @@ on portable kernels. The input is float32 and normalised, of a fixed batch: one 
 because ExecuTorch plans its memory ahead.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +49,12 @@ def load(path: Path) -> "Predict":
     Raises:
         ExportError: ExecuTorch is not installed, or refuses the file.
     """
-    with _quiet():
-        runtime = _installed("executorch.runtime").Runtime.get()
     try:
-        # From bytes: the runtime says no more of a missing file than that it failed.
-        program = runtime.load_program(path.read_bytes())
-        size = program.load_method("forward").metadata.input_tensor_meta(0).sizes()[0]
+        with _quiet(), _no_standard_error():
+            runtime = _installed("executorch.runtime").Runtime.get()
+            # From bytes: the runtime says no more of a missing file than that it failed.
+            program = runtime.load_program(path.read_bytes())
+            size = program.load_method("forward").metadata.input_tensor_meta(0).sizes()[0]
     except (RuntimeError, OSError, KeyError) as error:
         raise ExportError(f"ExecuTorch refuses {path}: {_reason(error)}; export it again") from error
 
@@ -61,6 +64,19 @@ def load(path: Path) -> "Predict":
         return np.asarray(outputs[0].numpy()).copy()
 
     return lambda images: in_batches(answer, images.astype(np.float32), size)
+
+
+@contextlib.contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """The runtime's libraries write past Python to the process's standard error, about the processor for instance."""
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 def _program(request: Request) -> bytes:
