@@ -4,15 +4,15 @@ import errno
 import json
 import re
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from compress import __version__, machine, stages, targets
 from compress.assemble import assemble
+from compress.checkpoint import save_weights
+from compress.conversion import calibration_images
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
 from compress.preflight import check
@@ -28,10 +28,6 @@ from compress_exporters import ExportError, Request, find
 from compress_exporters._versions import min_ort
 from compress_exporters.artifact import check_installed
 from compress_models import SpecError, WeightsError
-
-CALIBRATION_BATCH = 100
-CALIBRATION_BATCHES = 5
-"""Training images that formats may choose ranges of numbers by: 500."""
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -61,14 +57,14 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
             known = translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(known, "exit_code", 1)
-            _write_report(run, assemble(run, machine.environment(run), status, code))
+            write_report(out, assemble(run, machine.environment(run), status, code))
             if known is error:
                 raise
             raise known from None
-        _write_report(run, report)
+        write_report(out, report)
         directory.clear_progress()
         if report["status"] == "gate_failed":
-            raise GateError(_failures(report))
+            raise GateError(failures(report))
         return report
 
 
@@ -82,7 +78,7 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     for target in recipe.validate_.targets:
         _check_target(target, recipe.export)
     device = machine.device(recipe.device)
-    run = Run(recipe, directory, display, _data(recipe, device), device, None)
+    run = Run(recipe, directory, display, data_of(recipe, device), device, None)
     try:
         for format in recipe.export.formats:
             if package := getattr(find(format), "package", None):
@@ -115,7 +111,8 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
-def _data(recipe: Recipe, device: torch.device) -> Data:
+def data_of(recipe: Recipe, device: torch.device) -> Data:
+    """The data that a recipe names."""
     held_out = recipe.data.held_out
     return load(
         recipe.data.name,
@@ -151,9 +148,11 @@ def export(run: Run, payload: Payload) -> Payload:
                 ends = (exporter.suffix, *getattr(exporter, "companions", ()))
                 run.directory.own(*(f"{name}{end}" for end in ends))
                 path = run.directory.path / f"{name}{exporter.suffix}"
-                artifact = asdict(exporter.export(_request(run, networks[name]), path))
+                artifact = asdict(exporter.export(request(run, networks[name]), path))
                 written.append({**artifact, "path": path.name, "files": [f"{name}{end}" for end in ends]})
-        run.directory.place("checkpoints/model.safetensors", lambda file: _save_weights(payload, file))
+        run.directory.place(
+            "checkpoints/model.safetensors", lambda file: save_weights(payload["state"], payload["attributes"], file)
+        )
         return {"artifacts": written}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
@@ -164,13 +163,8 @@ def export(run: Run, payload: Payload) -> Payload:
     return stage
 
 
-def _save_weights(payload: Payload, file: Path) -> None:
-    """The pruned network's weights, with what `compress.compaction.restore` needs to make a fresh one as narrow."""
-    state = {name: value.clone() for name, value in payload["state"].items()}
-    save_file(state, file, metadata={"attributes": json.dumps(payload["attributes"])})
-
-
-def _request(run: Run, payload: Payload) -> Request:
+def request(run: Run, payload: Payload) -> Request:
+    """What exporters are asked for a network of a run."""
     asked, data = run.recipe.export, run.data
     scale = 1.0 if data.test.raw(0, 1) is None else 1 / 255  # of the stored values, before mean and std
     metadata = {
@@ -182,7 +176,7 @@ def _request(run: Run, payload: Payload) -> Request:
         "producer": f"compress {__version__}",
     }
     normalisation = (data.mean, data.std) if asked.uint8_input else None
-    images = torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+    images = calibration_images(data)
     return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata, images)
 
 
@@ -199,9 +193,10 @@ def _intact(run: Run, artifact: dict[str, Any]) -> bool:
     return here and digest(run.directory.path / artifact["path"]) == str(artifact["sha256"])
 
 
-def _write_report(run: Run, report: dict[str, Any]) -> None:
-    write_json(report, run.directory.path / "report.json")
-    write_html(report, run.directory.path / "report.html")
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.json and report.html."""
+    write_json(report, folder / "report.json")
+    write_html(report, folder / "report.html")
 
 
 def translated(error: BaseException) -> BaseException:
@@ -215,7 +210,8 @@ def translated(error: BaseException) -> BaseException:
     return error
 
 
-def _failures(report: dict[str, Any]) -> str:
+def failures(report: dict[str, Any]) -> str:
+    """The gates and parities that failed, in one line."""
     found = [
         f"{gate['name']} = {gate['value']} against the limit {gate['limit']}"
         for gate in report["gates"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress import __version__, cost, methods, rounds
 from compress.channel_units import ChannelUnits
+from compress.checkpoint import attributes_of, load_weights
 from compress.compaction import channel_groups, compact, restore
 from compress.data import Data
 from compress.descent import Optimization
@@ -27,7 +28,7 @@ from compress.recipe import Recipe, Step
 from compress.run_directory import RunDirectory, key_of
 from compress.train import Epoch, Task, derive, evaluate, to_device
 from compress.units import ElementUnits, Units, layer_name
-from compress_models import load, load_weights, resolve
+from compress_models import load, resolve
 from compress_models.spec import source_of
 
 Payload = dict[str, Any]
@@ -136,7 +137,7 @@ def dense(run: Run) -> Payload:
     def work() -> Payload:
         model = run.build()
         if recipe.model.weights:
-            load_weights(model, recipe.model.weights)
+            model = load_weights(model, recipe.model.weights)
         task, history = run.task(model), list[dict[str, Any]]()
         optimization = Optimization(**recipe.train.model_dump())
         early: dict[str, Tensor] = {}
@@ -152,7 +153,7 @@ def dense(run: Run) -> Payload:
             write({**snapshot, "early": early})
 
         rounds.training(task, "dense", optimization, **{**hooks, "save": save})
-        return {**_payload(run, task, {}, history), "early": early}
+        return {**_payload(run, task, attributes_of(model), history), "early": early}
 
     return run.stage("dense", "dense", depends, work, recipe.train.epochs)
 

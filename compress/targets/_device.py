@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:  # Python 3.8 could not evaluate these
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
+    Feed = dict[str, NDArray[Any]]
     Run = Callable[[], object]
     Clock = Callable[[], int]
 
@@ -48,6 +49,8 @@ FEWEST_REPEATS = 3
 """Below this there is no spread to speak of, whatever the time budget."""
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+WHOLE = {f"tensor({name})": name for name in ("int64", "int32", "int8", "uint8", "bool")}
+"""Types fed with zeros, the one number that every table has an entry for; uint8 with pixels."""
 
 FRESH_TIMEOUT_SECONDS = 300
 
@@ -63,7 +66,14 @@ ANSWER = "compress-device: "
 
 
 def measure(
-    paths: Sequence[str], *, threads: int, warm_up: int, repeats: int, budget_seconds: float, batch: int
+    paths: Sequence[str],
+    *,
+    threads: int,
+    warm_up: int,
+    repeats: int,
+    budget_seconds: float,
+    batch: int,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Raw findings, as JSON can hold them.
 
@@ -74,13 +84,14 @@ def measure(
         repeats: blocks of each file; fewer, but at least 3, where the budget is short.
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
+        shapes: of inputs, by name, where a file leaves more open than its batch.
 
     Returns:
         ``device``: what it is; ``files``: of each its ``reason`` where it does not run, else ``samples_ns`` (a list
         for each repeat), ``load_ms``, ``first_ms`` and ``peak_memory_bytes``.
     """
     before = conditions("before")
-    opened = [_open(path, threads, batch) for path in paths]
+    opened = [_open(path, threads, batch, shapes or {}) for path in paths]
     runs = [subject[0] for subject in opened if not isinstance(subject, str)]
     timings = iter(timed(runs, warm_up, repeats, budget_seconds))
     device = {**describe(), **before, **conditions("after")}
@@ -95,15 +106,15 @@ def measure(
     return {"device": device, "files": files}
 
 
-def _open(path: str, threads: int, batch: int) -> tuple[Run, NDArray[Any]] | str:
-    """One inference of a file, and the input it is given; or why it does not run."""
+def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int]]) -> tuple[Run, Feed] | str:
+    """One inference of a file, and what it is given; or why it does not run."""
     try:
         session = open_session(path, threads)
-        feed = feed_for(session, batch)
+        feed = feed_for(session, batch, shapes)
         session.run(None, feed)
     except Exception as error:  # whatever one file does, the others are measured
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return functools.partial(session.run, None, feed), next(iter(feed.values()))
+    return functools.partial(session.run, None, feed), feed
 
 
 def open_session(path: str, threads: int) -> InferenceSession:
@@ -125,25 +136,33 @@ def open_session(path: str, threads: int) -> InferenceSession:
         raise ValueError(f"ONNX Runtime {onnxruntime.__version__} refuses the file: {error}") from None
 
 
-def feed_for(session: InferenceSession, batch: int = 1) -> dict[str, NDArray[Any]]:
-    """Random input of the type and shape that a model takes, the same every time.
+def feed_for(session: InferenceSession, batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None) -> Feed:
+    """Random input of the types and shapes that a model takes, the same every time.
+
+    Args:
+        session: of the model.
+        batch: used where only the batch is open.
+        shapes: by input, where more is.
 
     Raises:
-        ValueError: more than one input, a type that is no image, or a free size other than the batch.
+        ValueError: a type that no numbers are known for, or a free size other than the batch.
     """
-    entries = session.get_inputs()
-    if len(entries) != 1:
-        raise ValueError(f"the model has {len(entries)} inputs; one image input is measured")
-    entry = entries[0]
-    shape = [batch if i == 0 and not isinstance(size, int) else size for i, size in enumerate(entry.shape)]
+    generator = np.random.default_rng(0)
+    given = shapes or {}
+    return {entry.name: _numbers(entry, batch, given.get(entry.name), generator) for entry in session.get_inputs()}
+
+
+def _numbers(entry: Any, batch: int, given: Sequence[int] | None, generator: np.random.Generator) -> NDArray[Any]:
+    shape = given or [batch if i == 0 and not isinstance(size, int) else size for i, size in enumerate(entry.shape)]
     if not all(isinstance(size, int) for size in shape):
         raise ValueError(f"input {entry.name!r} has shape {entry.shape}; only its batch may be free")
-    generator = np.random.default_rng(0)
     if entry.type == "tensor(uint8)":
-        return {entry.name: generator.integers(0, 256, shape, np.uint8)}
+        return generator.integers(0, 256, shape, np.uint8)
+    if entry.type in WHOLE:
+        return np.zeros(shape, WHOLE[entry.type])
     if entry.type not in DTYPES:
-        raise ValueError(f"input {entry.name!r} is {entry.type}; known: tensor(uint8), {', '.join(DTYPES)}")
-    return {entry.name: generator.standard_normal(shape).astype(DTYPES[entry.type])}
+        raise ValueError(f"input {entry.name!r} is {entry.type}; known: {', '.join((*DTYPES, *WHOLE))}")
+    return np.asarray(generator.standard_normal(shape), DTYPES[entry.type])
 
 
 def timed(
@@ -209,11 +228,12 @@ def _once(run: Run, clock: Clock) -> int:
     return clock() - start
 
 
-def fresh_process(path: str, threads: int, feed: NDArray[Any]) -> tuple[float | None, float | None, int | None]:
+def fresh_process(path: str, threads: int, feed: Feed) -> tuple[float | None, float | None, int | None]:
     """Milliseconds to open and to run once, and peak memory in bytes; None each where the process fails."""
     # -P: a numpy.py beside this file must not be imported; before 3.11 only devices run it, in a folder of its own.
     words = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), os.path.abspath(__file__)]
-    words += ["once", path, str(threads), feed.dtype.name, json.dumps(feed.shape)]
+    inputs = [(name, values.dtype.name, values.shape) for name, values in feed.items()]
+    words += ["once", path, str(threads), json.dumps(inputs)]
     try:
         # no input of its own: what stands there is the request of a device
         done = subprocess.run(
@@ -225,14 +245,14 @@ def fresh_process(path: str, threads: int, feed: NDArray[Any]) -> tuple[float | 
     return load_ms, first_ms, peak
 
 
-def once(path: str, threads: str, dtype: str, shape: str) -> list[Any]:
+def once(path: str, threads: str, inputs: str) -> list[Any]:
     """What `fresh_process` asks for, of this process."""
     import onnxruntime  # noqa: F401  # its import is no part of opening a file
 
     start = perf_counter_ns()
     session = open_session(path, int(threads))
     loaded = perf_counter_ns()
-    feed = {session.get_inputs()[0].name: np.zeros(json.loads(shape), dtype)}
+    feed = {name: np.zeros(shape, dtype) for name, dtype, shape in json.loads(inputs)}
     first = perf_counter_ns()
     session.run(None, feed)
     end = perf_counter_ns()

@@ -24,6 +24,7 @@ def measure(
     repeats: int = 20,
     budget_seconds: float = 10.0,
     batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "local",
 ) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other.
@@ -35,6 +36,7 @@ def measure(
         repeats: blocks of each file; fewer, but at least 3, where the budget is short.
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
+        shapes: of inputs, by name, where a file leaves more open than its batch.
         target: name in the measurements.
 
     Returns:
@@ -53,6 +55,7 @@ def measure(
         repeats=repeats,
         budget_seconds=budget_seconds,
         batch=batch,
+        shapes=shapes,
     )
     return summarised(found, paths, target, threads)
 
