@@ -170,7 +170,9 @@ _RECIPE_OPTIONS = {
     default=None,
     help="Normalise inside the graph: the app feeds raw uint8 NHWC pixels.",
 )
-@click.option("--target", "targets", multiple=True, help="Where latency is measured; may be repeated.")
+@click.option(
+    "--target", "targets", multiple=True, help="Where latency is measured: local, ssh://user@host; may be repeated."
+)
 @click.option("--threads", type=int, help="ONNX Runtime's threads in the latency measurement.")
 @click.option(
     "--max-accuracy-drop-points",

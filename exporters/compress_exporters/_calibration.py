@@ -1,0 +1,116 @@
+"""Images in the form that an exported graph takes, and what the graph answers to them."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from compress_exporters.artifact import ExportError, Normalisation, Request
+
+CHUNK = 50
+"""Images in one inference where the batch is free."""
+
+Array = npt.NDArray[Any]
+
+
+def feeds(request: Request, limit: int) -> list[Array]:
+    """Calibration images as the exported graph takes them: cut into its batch, as pixels where it takes pixels.
+
+    Args:
+        request: with calibration images.
+        limit: of images, spread evenly; at least one batch is given, images repeated where it needs them.
+
+    Raises:
+        ExportError: no images, of another shape, or not finite.
+    """
+    images = request.calibration
+    if images is None or not len(images):
+        raise ExportError("this format chooses ranges by images, and none were given; pass Request(calibration=...)")
+    if tuple(images.shape[1:]) != tuple(request.input_shape) or not images.isfinite().all():
+        raise ExportError(
+            f"calibration images must be finite and of shape (n, {', '.join(map(str, request.input_shape))}); "
+            f"got {tuple(images.shape)}"
+        )
+    array: Array = images.detach().cpu().float().numpy()
+    array = array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)]
+    if request.normalisation is not None:
+        array = as_pixels(array, request.normalisation)
+    size = min(CHUNK, len(array)) if request.batch == "dynamic" else request.batch
+    count = max(1, len(array) // size)
+    return np.split(array[np.arange(count * size) % len(array)], count)
+
+
+def as_pixels(images: Array, normalisation: Normalisation) -> Array:
+    """The nearest raw pixels, uint8 NHWC, of normalised images, float32 NCHW."""
+    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in normalisation)
+    pixels: Array = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def in_batches(answer: Callable[[Array], Array], feed: Array, size: int) -> Array:
+    """Answers to a feed of any length, from what takes exactly `size` at a time; the last part is padded."""
+    parts = [feed[start : start + size] for start in range(0, len(feed), size)]
+    padded = [np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]) for part in parts]
+    answers = [answer(part)[: len(real)] for part, real in zip(padded, parts, strict=True)]
+    return np.concatenate(answers).astype(np.float32)
+
+
+def upto(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that leads to some of its values, which become its outputs."""
+    needed, nodes = set(names), []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            nodes.append(node)
+            needed |= set(node.input)
+    graph = helper.make_graph(
+        nodes[::-1],
+        "part",
+        model.graph.input,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [tensor for tensor in model.graph.initializer if tensor.name in needed],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def run(model: onnx.ModelProto, feeds: Iterable[Array], *, optimise: bool = True) -> list[list[Array]]:
+    """All outputs of a model for each feed.
+
+    Args:
+        model: with one input.
+        feeds: one for each inference.
+        optimise: off, the operators run as they are written; a value in the middle is then what the file says.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # One thread: what is computed here decides bytes of the file, and sums must not depend on the machine's cores.
+    options.intra_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return [session.run(None, {name: feed}) for feed in feeds]
+
+
+def relative_error(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]]) -> float:
+    """Root mean square of the first output's error, relative to that of the expected output; infinite where NaN."""
+    a, b = (np.concatenate([outputs[0] for outputs in runs]).astype(np.float64) for runs in (found, expected))
+    scale = float(np.sqrt(np.mean(b * b)))
+    error = float(np.sqrt(np.mean((a - b) ** 2)))
+    return error / scale if scale > 0 and np.isfinite(error) else float(error > 0) and np.inf
+
+
+@contextlib.contextmanager
+def import_path_kept() -> Iterator[None]:
+    """Around imports of ONNX Runtime's tools: some put their folder, with everyday names in it, on `sys.path`."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
