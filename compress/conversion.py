@@ -71,7 +71,7 @@ def convert(format: str, source: Path, path: Path, opened: OnnxFile, data: Data 
         UsageError: the images do not fit the file.
     """
     exporter = found(format)
-    images = _calibration(opened, data) if data and getattr(exporter, "calibrates", False) else None
+    images = _calibration(opened, data) if data else None
     return exporter.convert(source, path, calibration=images)
 
 

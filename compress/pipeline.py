@@ -24,6 +24,7 @@ from compress.stages import Payload, Run, digest
 from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
+from compress_exporters.artifact import check_installed
 from compress_models import SpecError, WeightsError
 
 
@@ -77,7 +78,8 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     run = Run(recipe, directory, display, data_of(recipe, device), device, None)
     try:
         for format in recipe.export.formats:
-            find(format)
+            if package := getattr(find(format), "package", None):
+                check_installed(package, format)
         check(run)
     except (ExportError, SpecError, WeightsError) as error:
         raise UsageError(str(error)) from None
@@ -174,8 +176,8 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
 
 
 def _intact(run: Run, artifact: dict[str, Any]) -> bool:
-    file = run.directory.path / artifact["path"]
-    return file.exists() and digest(file) == str(artifact["sha256"])
+    here = all((run.directory.path / name).is_file() for name in artifact["files"])
+    return here and digest(run.directory.path / artifact["path"]) == str(artifact["sha256"])
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

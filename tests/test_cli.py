@@ -3,6 +3,7 @@
 import gzip
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -134,6 +135,15 @@ def test_what_does_not_exist_or_fit_is_refused_before_any_work(
     words = [word.replace("{bad}", str(bad)) for word in words]
     assert said in refused(invoke(*user.words(*STEP, *words, "--out", out)))
     assert not list(out.glob("*.*"))  # nothing but the empty folder of checkpoints
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_any_work(
+    user: Project, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    said = refused(invoke(*user.words(*STEP, "--format", "openvino", "--out", out)))
+    assert "needs the package openvino, and it is not installed; run: pip install 'compress-edge[openvino]'" in said
+    assert not list(out.glob("*.*"))
 
 
 def test_a_model_with_too_few_outputs_is_refused(user: Project, bad: Path, out: Path) -> None:

@@ -70,6 +70,17 @@ def test_any_one_weight_changed_by_a_fiftieth_is_caught(layer: int, place: int, 
     assert not parity(as_onnx(net), other, [(images, None)]).passed
 
 
+def test_rounding_to_8_bits_passes_and_another_network_does_not(net: nn.Module, images: Tensor) -> None:
+    rounded = copy.deepcopy(net)
+    for weights in rounded.parameters():
+        step = weights.abs().max() / 127
+        weights.data = (weights / step).round() * step
+    assert parity(as_onnx(rounded), net, [(images, None)], dtype="int8").passed
+    rounded[3].weight.data *= -1
+    assert not parity(as_onnx(rounded), net, [(images, None)], dtype="int8").passed
+    assert all(map(math.isfinite, TOLERANCES.values()))  # the report holds no infinity
+
+
 def test_an_output_that_is_not_finite_fails_and_gives_no_number(net: nn.Module, images: Tensor) -> None:
     for constant in (math.nan, math.inf):
         broken = as_onnx(net, constant=constant)

@@ -1,6 +1,7 @@
 """What is asked of an exporter and what it gives back."""
 
 import hashlib
+import importlib.util
 import os
 import tempfile
 import zlib
@@ -60,8 +61,8 @@ class Artifact:
     Attributes:
         path: where it is.
         format: name of the exporter.
-        size_bytes: of the file.
-        size_zip_bytes: of the file alone, deflated.
+        size_bytes: of the file, and of its weights where they are in a file of their own.
+        size_zip_bytes: of the same, deflated.
         sha256: of the file, hexadecimal.
         opset: ONNX operator set, None for a format without one.
         min_ort: oldest ONNX Runtime that loads it, "1.14" for instance; None where it is not for that.
@@ -80,8 +81,24 @@ class Artifact:
     notes: tuple[str, ...] = ()
 
 
-def describe(path: Path, format: str, **known: Any) -> Artifact:
-    """Measure a written file, reading it once; what else is known of it is given by name."""
+def describe(path: Path, format: str, weights: Path | None = None, **known: Any) -> Artifact:
+    """Measure a written file, reading it once.
+
+    Args:
+        path: the file.
+        format: name of the exporter.
+        weights: a file without which it is of no use, counted with it.
+        known: what else is known of it, by name.
+    """
+    size, packed, digest = _measure(path)
+    if weights is not None:
+        more, more_packed, _ = _measure(weights)
+        size, packed = size + more, packed + more_packed
+    return Artifact(path, format, size, packed, digest, **known)
+
+
+def _measure(path: Path) -> tuple[int, int, str]:
+    """Bytes, bytes deflated, and SHA-256 of a file."""
     digest = hashlib.sha256()
     deflate = zlib.compressobj()
     size = packed = 0
@@ -90,8 +107,37 @@ def describe(path: Path, format: str, **known: Any) -> Artifact:
             digest.update(chunk)
             size += len(chunk)
             packed += len(deflate.compress(chunk))
-    packed += len(deflate.flush())
-    return Artifact(path, format, size, packed, digest.hexdigest(), **known)
+    return size, packed + len(deflate.flush()), digest.hexdigest()
+
+
+def installed(package: str, extra: str) -> Any:
+    """An optional package.
+
+    Args:
+        package: its module.
+        extra: name of the extra that installs it.
+
+    Raises:
+        ExportError: it is not installed; the command is given.
+    """
+    check_installed(package, extra)
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(f"the package {package} is here and cannot be imported: {error}; install it again") from error
+
+
+def check_installed(package: str, extra: str) -> None:
+    """Refuse a format whose package is not there, without importing it.
+
+    Raises:
+        ExportError: with the command that installs it.
+    """
+    if importlib.util.find_spec(package.partition(".")[0]) is None:
+        raise ExportError(
+            f"the format {extra} needs the package {package}, and it is not installed; "
+            f"run: pip install 'compress-edge[{extra}]'"
+        )
 
 
 @contextmanager

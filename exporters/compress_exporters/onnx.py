@@ -67,9 +67,7 @@ def export(request: Request, path: Path) -> Artifact:
             one tensor, or does not fit the batch, opset or normalisation asked for.
     """
     _check(request)
-    model = request.model
-    if any(t.device.type != "cpu" for t in itertools.chain(model.parameters(), model.buffers())):
-        model = copy.deepcopy(model).cpu()
+    model = _on_cpu(request.model)
     if request.normalisation is not None:
         model = _PixelInput(model, request.normalisation).eval()
     proto = _trace(request, model)
@@ -79,6 +77,13 @@ def export(request: Request, path: Path) -> Artifact:
     data = proto.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))
     return describe(path, "onnx", opset=request.opset, min_ort=min_ort(request.opset, proto.ir_version))
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy where it is on another device."""
+    if any(t.device.type != "cpu" for t in itertools.chain(model.parameters(), model.buffers())):
+        return copy.deepcopy(model).cpu()
+    return model
 
 
 def _check(request: Request) -> None:

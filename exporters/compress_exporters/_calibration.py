@@ -1,0 +1,147 @@
+"""Images in the form that an exported graph takes, and what the graph answers to them."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from compress_exporters.artifact import ExportError, Normalisation, Request
+
+CHUNK = 50
+"""Images in one inference where the batch is free."""
+
+Array = npt.NDArray[Any]
+
+
+def feeds(request: Request, limit: int) -> list[Array]:
+    """Calibration images as the exported graph takes them: cut into its batch, as pixels where it takes pixels.
+
+    Args:
+        request: with calibration images.
+        limit: of images, spread evenly; at least one batch is given, images repeated where it needs them.
+
+    Raises:
+        ExportError: no images, of another shape, or not finite.
+    """
+    images = request.calibration
+    if images is None or not len(images):
+        raise ExportError("this format chooses ranges by images, and none were given; pass Request(calibration=...)")
+    if tuple(images.shape[1:]) != tuple(request.input_shape) or not images.isfinite().all():
+        raise ExportError(
+            f"calibration images must be finite and of shape (n, {', '.join(map(str, request.input_shape))}); "
+            f"got {tuple(images.shape)}"
+        )
+    array: Array = images.detach().cpu().float().numpy()
+    array = array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)]
+    if request.normalisation is not None:
+        array = as_pixels(array, request.normalisation)
+    return _cut(array, None if request.batch == "dynamic" else request.batch)
+
+
+def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
+    """Calibration images, cut into the batch that an ONNX file takes.
+
+    Args:
+        model: of one image input.
+        images: as the file takes them, (n, ...): a tensor or an array; None draws normal numbers.
+        limit: of images, spread evenly.
+
+    Raises:
+        ExportError: not one floating-point or uint8 input, or images of another shape.
+    """
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    kind = inputs[0].type.tensor_type
+    shape: list[Any] = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    if len(inputs) != 1 or kind.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8) or not shape:
+        raise ExportError(f"the file has {len(inputs)} inputs; this format takes one of images, float32 or uint8")
+    if images is None and None not in shape[1:]:
+        images = np.random.default_rng(0).standard_normal((limit, *shape[1:]))
+    array: Array = np.zeros(0) if images is None else np.asarray(images)
+    fits = len(array) and all(want in (None, got) for want, got in zip(shape[1:], array.shape[1:], strict=True))
+    if not fits:
+        raise ExportError(f"the file takes images of shape {shape[1:]}; the calibration images are {array.shape[1:]}")
+    array = array.astype(np.float32 if kind.elem_type == TensorProto.FLOAT else np.uint8)
+    return _cut(array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)], shape[0])
+
+
+def _cut(array: Array, batch: int | None) -> list[Array]:
+    size = batch or min(CHUNK, len(array))
+    count = max(1, len(array) // size)
+    return np.split(array[np.arange(count * size) % len(array)], count)
+
+
+def as_pixels(images: Array, normalisation: Normalisation) -> Array:
+    """The nearest raw pixels, uint8 NHWC, of normalised images, float32 NCHW."""
+    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in normalisation)
+    pixels: Array = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def in_batches(answer: Callable[[Array], Array], feed: Array, size: int) -> Array:
+    """Answers to a feed of any length, from what takes exactly `size` at a time; the last part is padded."""
+    parts = [feed[start : start + size] for start in range(0, len(feed), size)]
+    padded = [np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]) for part in parts]
+    answers = [answer(part)[: len(real)] for part, real in zip(padded, parts, strict=True)]
+    return np.concatenate(answers).astype(np.float32)
+
+
+def upto(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that leads to some of its values, which become its outputs."""
+    needed, nodes = set(names), []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            nodes.append(node)
+            needed |= set(node.input)
+    graph = helper.make_graph(
+        nodes[::-1],
+        "part",
+        model.graph.input,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [tensor for tensor in model.graph.initializer if tensor.name in needed],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def run(model: onnx.ModelProto, feeds: Iterable[Array], *, optimise: bool = True) -> list[list[Array]]:
+    """All outputs of a model for each feed.
+
+    Args:
+        model: with one input.
+        feeds: one for each inference.
+        optimise: off, the operators run as they are written; a value in the middle is then what the file says.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # One thread: what is computed here decides bytes of the file, and sums must not depend on the machine's cores.
+    options.intra_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return [session.run(None, {name: feed}) for feed in feeds]
+
+
+def relative_error(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]]) -> float:
+    """Root mean square of the first output's error, relative to that of the expected output; infinite where NaN."""
+    a, b = (np.concatenate([outputs[0] for outputs in runs]).astype(np.float64) for runs in (found, expected))
+    scale = float(np.sqrt(np.mean(b * b)))
+    error = float(np.sqrt(np.mean((a - b) ** 2)))
+    return error / scale if scale > 0 and np.isfinite(error) else float(error > 0) and np.inf
+
+
+@contextlib.contextmanager
+def import_path_kept() -> Iterator[None]:
+    """Around imports of ONNX Runtime's tools: some put their folder, with everyday names in it, on `sys.path`."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
