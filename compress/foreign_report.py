@@ -42,7 +42,8 @@ def assemble(
         "gates": checked.get("gates", []),
         "artifacts": [
             asdict(artifact)
-            | {"path": artifact.path.name, "files": [artifact.path.name], "accuracy": None}
+            | {"path": artifact.path.name, "files": work.files.get(artifact.path.name, [artifact.path.name])}
+            | {"accuracy": None}
             | results.get(artifact.path.name, {})
             for artifact in work.artifacts
         ],

@@ -39,7 +39,7 @@ GIVEN, COMPACT = "dense.onnx", "model.onnx"
 
 @dataclass
 class Work:
-    """How far it is; what is not known yet is empty."""
+    """How far it is; what is not known yet is empty. `files` are those of an artifact of several, by its path."""
 
     asked: Question
     opened: OnnxFile
@@ -48,6 +48,7 @@ class Work:
     display: Display
     outcome: Outcome | None = None
     artifacts: list[Artifact] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -177,7 +178,8 @@ def _described(path: Path) -> Artifact:
 def _convert(work: Work, format: str, source: Path) -> None:
     exporter = conversion.found(format)
     name = f"{source.stem}{exporter.suffix}"
-    work.directory.own(*(f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))))
+    work.files[name] = [f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
+    work.directory.own(*work.files[name])
     try:
         artifact = conversion.convert(format, source, work.directory.path / name, work.opened, work.data)
     except ExportError as error:

@@ -211,6 +211,15 @@ def test_control_codes_in_names_reach_no_terminal(tmp_path: Path) -> None:
     assert "KeyError" == one_line(KeyError())
 
 
+def test_a_size_of_minus_one_is_an_open_one(tmp_path: Path) -> None:
+    """As paddle2onnx writes it."""
+    made = model()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    shape = open_onnx(write(tmp_path / "m.onnx", made)).inputs[0].shape
+    assert shape is not None
+    assert shape[0] is None
+
+
 def test_inputs_that_are_no_tensors_or_of_negative_size_are_refused(tmp_path: Path) -> None:
     made = model()
     made.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -4
