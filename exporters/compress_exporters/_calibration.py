@@ -40,7 +40,38 @@ def feeds(request: Request, limit: int) -> list[Array]:
     array = array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)]
     if request.normalisation is not None:
         array = as_pixels(array, request.normalisation)
-    size = min(CHUNK, len(array)) if request.batch == "dynamic" else request.batch
+    return _cut(array, None if request.batch == "dynamic" else request.batch)
+
+
+def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
+    """Calibration images, cut into the batch that an ONNX file takes.
+
+    Args:
+        model: of one image input.
+        images: as the file takes them, (n, ...): a tensor or an array; None draws normal numbers.
+        limit: of images, spread evenly.
+
+    Raises:
+        ExportError: not one floating-point or uint8 input, or images of another shape.
+    """
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    kind = inputs[0].type.tensor_type
+    shape: list[Any] = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    if len(inputs) != 1 or kind.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8) or not shape:
+        raise ExportError(f"the file has {len(inputs)} inputs; this format takes one of images, float32 or uint8")
+    if images is None and None not in shape[1:]:
+        images = np.random.default_rng(0).standard_normal((limit, *shape[1:]))
+    array: Array = np.zeros(0) if images is None else np.asarray(images)
+    fits = len(array) and all(want in (None, got) for want, got in zip(shape[1:], array.shape[1:], strict=True))
+    if not fits:
+        raise ExportError(f"the file takes images of shape {shape[1:]}; the calibration images are {array.shape[1:]}")
+    array = array.astype(np.float32 if kind.elem_type == TensorProto.FLOAT else np.uint8)
+    return _cut(array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)], shape[0])
+
+
+def _cut(array: Array, batch: int | None) -> list[Array]:
+    size = batch or min(CHUNK, len(array))
     count = max(1, len(array) // size)
     return np.split(array[np.arange(count * size) % len(array)], count)
 

@@ -6,6 +6,7 @@ processors: there the file runs in float32 with conversions around every operato
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, feeds, import_path_kept, relative_error, run, upto
-from compress_exporters._versions import lower_ir_version, min_ort
+from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run, upto
+from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, scratch_beside, write_atomically
 
 suffix = ".fp16.onnx"
@@ -48,7 +49,25 @@ def export(request: Request, path: Path) -> Artifact:
     with scratch_beside(path) as scratch:
         dense.export(request, scratch)
         model = onnx.load(scratch)
-    images = _images(request)
+    return _write(model, _images(request), path)
+
+
+def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
+    """Write a float32 ONNX file of one image input with float16 arithmetic.
+
+    Args:
+        onnx_path: a self-contained ONNX file.
+        path: the file to write.
+        calibration: images that values are checked on, as the file takes them; random ones where there are none.
+
+    Raises:
+        ExportError: as `export`, or the file takes no single image.
+    """
+    model = onnx.load(onnx_path)
+    return _write(model, file_feeds(model, calibration, IMAGES), path)
+
+
+def _write(model: onnx.ModelProto, images: list[Array], path: Path) -> Artifact:
     _check_range(model, images)
     half = _converted(model)
     error = relative_error(run(half, images), run(model, images))
@@ -57,8 +76,10 @@ def export(request: Request, path: Path) -> Artifact:
     data = half.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))
     notes = (f"On {sum(map(len, images))} images the outputs are {error:.2%} from float32's, root mean square.",)
-    release = min_ort(request.opset, half.ir_version)
-    return describe(path, "onnx-fp16", opset=request.opset, min_ort=release, dtype="float16", notes=notes)
+    opset = opset_of(half)
+    return describe(
+        path, "onnx-fp16", opset=opset, min_ort=min_ort(opset, half.ir_version), dtype="float16", notes=notes
+    )
 
 
 def _images(request: Request) -> list[Array]:

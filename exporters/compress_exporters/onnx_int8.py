@@ -23,12 +23,13 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, feeds, import_path_kept, relative_error, run, upto
+from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run, upto
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
 from compress_exporters.onnx import _quiet
 
 suffix = ".int8.onnx"
+calibrates = True
 
 OLDEST_OPSET = 13
 """The first whose QuantizeLinear takes one scale for each channel."""
@@ -64,14 +65,53 @@ def export(request: Request, path: Path) -> Artifact:
             choice of layers keeps the outputs within `LIMIT`.
     """
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
-        dense.export(request, Path(scratch, "float.onnx"))
-        if request.opset < OLDEST_OPSET:
-            raise ExportError(f"int8 needs opset {OLDEST_OPSET} or later, {request.opset} was asked for; ask for 18")
-        model = _named(onnx.load(Path(scratch, "float.onnx")))
+        dense.export(request, Path(scratch, "given.onnx"))
+        model = onnx.load(Path(scratch, "given.onnx"))
+        return _write(model, feeds(request, RANGE_IMAGES), feeds(request, CORRECTION_IMAGES), path)
+
+
+def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
+    """Write a float32 ONNX file of one image input with 8-bit weights and activations.
+
+    Args:
+        onnx_path: a self-contained ONNX file.
+        path: the file to write.
+        calibration: images as the file takes them; up to 500 are used.
+
+    Raises:
+        ExportError: as `export`; or the file takes no single image.
+    """
+    if calibration is None:
+        raise ExportError("this format chooses ranges by images, and none were given")
+    with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
+        model = _folded(onnx_path, Path(scratch, "folded.onnx"))
+    images = file_feeds(model, calibration, RANGE_IMAGES)
+    return _write(model, images, file_feeds(model, calibration, CORRECTION_IMAGES), path)
+
+
+def _folded(onnx_path: Path, folded: Path) -> onnx.ModelProto:
+    """The file with normalisations folded into the convolutions before them, as our own exports have them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    try:
+        onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors share no base but Exception
+        raise ExportError(f"ONNX Runtime cannot read the file: {str(error).splitlines()[0]}") from error
+    return onnx.load(folded)
+
+
+def _write(model: onnx.ModelProto, images: list[Array], few: list[Array], path: Path) -> Artifact:
+    if opset_of(model) < OLDEST_OPSET:
+        raise ExportError(f"int8 needs opset {OLDEST_OPSET} or later, the model has {opset_of(model)}; export it again")
+    with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
+        model = _named(model)
         # The quantizer is given a file: it would write into a model in memory.
         onnx.save(model, Path(scratch, "float.onnx"))
-        work = _Work(model, feeds(request, RANGE_IMAGES), feeds(request, CORRECTION_IMAGES), Path(scratch))
-        int8, notes = _within_limit(work)
+        int8, notes = _within_limit(_Work(model, images, few, Path(scratch)))
     _tidy(int8)
     data = int8.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))

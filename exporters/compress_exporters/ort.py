@@ -9,10 +9,12 @@ bytes twice.
 import tempfile
 from pathlib import Path
 
+import onnx
 import onnxruntime
 
 from compress_exporters import onnx as dense
 from compress_exporters._calibration import import_path_kept
+from compress_exporters._versions import min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
 from compress_exporters.onnx import _quiet
 
@@ -34,18 +36,36 @@ def export(request: Request, path: Path) -> Artifact:
         ExportError: as `compress_exporters.onnx.export`; or ONNX Runtime cannot convert it.
     """
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
-        source, converted = Path(scratch, "m.onnx"), Path(scratch, "m.ort")
-        oldest = dense.export(request, source).min_ort
-        _convert(source, converted)
+        source = Path(scratch, "m.onnx")
+        dense.export(request, source)
+        return convert(source, path)
+
+
+def convert(onnx_path: Path, path: Path, calibration: object = None) -> Artifact:
+    """Write an ONNX file in ORT format, and the operators that it needs beside it.
+
+    Args:
+        onnx_path: a self-contained ONNX file.
+        path: the file to write.
+        calibration: not needed.
+
+    Raises:
+        ExportError: ONNX Runtime cannot convert it.
+    """
+    model = onnx.load(onnx_path)
+    opset, oldest = opset_of(model), min_ort(opset_of(model), model.ir_version)
+    with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
+        converted = Path(scratch, "m.ort")
+        _optimise(onnx_path, converted)
         operators, version = _read(converted)
         data = converted.read_bytes()
     write_atomically(path, lambda file: file.write_bytes(data))
     config = path.with_name(path.name.removesuffix(suffix) + companions[0])
     write_atomically(config, lambda file: file.write_text(operators))
-    return describe(path, "ort", opset=request.opset, min_ort=_newer(oldest, version))
+    return describe(path, "ort", opset=opset, min_ort=_newer(oldest, version))
 
 
-def _convert(source: Path, converted: Path) -> None:
+def _optimise(source: Path, converted: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # The level above is for one processor's caches: blocked layouts that another one could not run.
