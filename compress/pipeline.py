@@ -2,7 +2,7 @@
 
 import errno
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from compress import __version__, machine, stages, targets
+from compress.app import stage as app
 from compress.assemble import assemble
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
@@ -24,6 +25,7 @@ from compress.stages import Payload, Run, digest
 from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
+from compress_exporters.artifact import scratch_beside
 from compress_models import SpecError, WeightsError
 
 CALIBRATION_BATCH = 100
@@ -93,7 +95,10 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
 
 
 def _check_target(target: str, formats: tuple[str, ...]) -> None:
-    suffixes = targets.find(target).SUFFIXES
+    module = targets.find(target)
+    suffixes = module.SUFFIXES
+    if usable := getattr(module, "check", None):
+        usable(target)
     if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *formats)):
         raise UsageError(
             f"target {target} runs {' and '.join(suffixes)} files, and none is written; add one with --format"
@@ -120,6 +125,7 @@ def _run(run: Run) -> dict[str, Any]:
         payload = stages.compaction(run, number, payload)
     export(run, payload)
     validate(run, payload)
+    app.write(run, assemble(run, machine.environment(run)), lambda: _network(run, payload))
     return assemble(run, machine.environment(run))
 
 
@@ -149,6 +155,16 @@ def export(run: Run, payload: Payload) -> Payload:
     return stage
 
 
+def _network(run: Run, payload: Payload) -> bytes:
+    """The pruned network as ONNX, normalised float32 images one by one, which model.onnx need not take."""
+    asked = run.recipe.export
+    if asked.batch in (1, "dynamic") and not asked.uint8_input:
+        return (run.directory.path / "model.onnx").read_bytes()
+    with scratch_beside(run.directory.path / "app.onnx") as file:
+        find("onnx").export(replace(_request(run, payload), batch=1, normalisation=None), file)
+        return file.read_bytes()
+
+
 def _save_weights(payload: Payload, file: Path) -> None:
     """The pruned network's weights, with what `compress.compaction.restore` needs to make a fresh one as narrow."""
     state = {name: value.clone() for name, value in payload["state"].items()}
@@ -175,7 +191,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What of the recipe decides the model: neither where files lie nor what is measured afterwards."""
     table = recipe.to_dict()
     elsewhere = {"model": ("weights",), "data": ("root", "workers")}
-    kept = {name: section for name, section in table.items() if name not in ("device", "validate")}
+    kept = {name: section for name, section in table.items() if name not in ("device", "validate", "app")}
     return kept | {name: {k: v for k, v in table[name].items() if k not in out} for name, out in elsewhere.items()}
 
 

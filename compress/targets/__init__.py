@@ -2,7 +2,8 @@
 
 A file ``foo.py`` is the target ``foo``; ``foo:ADDRESS`` is the same with an address that the target reads itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
-compared with it.
+compared with it. One that needs what may be missing gives ``check(target)`` as well, which raises UsageError before
+hours are spent.
 """
 
 import importlib

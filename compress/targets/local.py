@@ -208,9 +208,13 @@ def latency(samples_ms: Array) -> Latency:
     return Latency(p50, p90, p99, len(samples_ms), (high - low) / middle)
 
 
-def _measurement(path: Path, threads: int, samples_ms: Array, feed: Array) -> Measurement:
+def kept(samples_ms: Array) -> tuple[float, ...]:
+    """Evenly many of the sorted latencies, for plots."""
     flat = np.sort(samples_ms, axis=None)
-    kept = flat[np.linspace(0, flat.size - 1, min(SAMPLES_KEPT, flat.size)).round().astype(int)]
+    return tuple(flat[np.linspace(0, flat.size - 1, min(SAMPLES_KEPT, flat.size)).round().astype(int)].tolist())
+
+
+def _measurement(path: Path, threads: int, samples_ms: Array, feed: Array) -> Measurement:
     load_ms, first_ms, peak = _fresh_process(path, threads, feed)
     return Measurement(
         artifact=path.name,
@@ -222,7 +226,7 @@ def _measurement(path: Path, threads: int, samples_ms: Array, feed: Array) -> Me
         load_ms=load_ms,
         first_ms=first_ms,
         peak_memory_bytes=peak,
-        samples_ms=tuple(kept.tolist()),
+        samples_ms=kept(samples_ms),
     )
 
 

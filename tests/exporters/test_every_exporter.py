@@ -199,7 +199,7 @@ def test_a_model_in_training_mode_is_refused(format: str, tmp_path: Path) -> Non
 def test_a_wrong_format_is_answered_with_the_right_names() -> None:
     with pytest.raises(ExportError, match="no export format 'spars'; did you mean sparse"):
         find("spars")
-    with pytest.raises(ExportError, match="known: .*onnx, .*sparse"):
+    with pytest.raises(ExportError, match=r"known: .*onnx, .*sparse"):
         find("zzz")
     with pytest.raises(ExportError, match="no export format '_versions'"):
         find("_versions")
