@@ -36,10 +36,15 @@ QUIET = (
     "--disable-sync",
     "--metrics-recording-only",
 )
+_NOWHERE = "http://127.0.0.1:9"
 OFFLINE = (
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     # Names are not resolved above; addresses go to a proxy that is not there. 127.0.0.1 is exempt from it.
-    "--proxy-server=http://127.0.0.1:9",
+    f"--proxy-server={_NOWHERE}",
+    # What the browser asks for of its own accord, it asks nobody.
+    f"--gaia-url={_NOWHERE}",
+    f"--component-updater=url-source={_NOWHERE}/",
+    "--disable-features=NetworkTimeServiceQuerying",
 )
 
 _HAND_OVER = """
@@ -190,9 +195,9 @@ def launch(more: Sequence[str] = ()) -> Iterator[Browser]:
     """
     program = find()
     with tempfile.TemporaryDirectory(prefix="compress-chromium-", ignore_cleanup_errors=True) as profile:
-        flags = [*QUIET, *OFFLINE, f"--user-data-dir={profile}", "--remote-debugging-pipe", *more]
+        flags = [*QUIET, *OFFLINE, f"--user-data-dir={profile}", "--remote-debugging-pipe", *more, "about:blank"]
         if os.geteuid() == 0:
-            flags.append("--no-sandbox")  # Chromium refuses to start as root without it
+            flags.insert(0, "--no-sandbox")  # Chromium refuses to start as root without it
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         words = [sys.executable, "-I", "-S", "-c", _HAND_OVER, str(theirs_in), str(theirs_out), program, *flags]

@@ -47,7 +47,8 @@ def write(run: Run, report: Report, network: Callable[[], bytes]) -> Payload | N
     if not asked.write:
         return None
     if reason := unfit(run.data):
-        run.display.note(f"app: not written: {reason}")
+        if not run.display.quiet:
+            run.display.note(f"app: not written: {reason}")
         return None
 
     def work() -> Payload:

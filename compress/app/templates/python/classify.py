@@ -7,6 +7,7 @@ For every image: the class, its probability, and the milliseconds of one inferen
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -41,14 +42,13 @@ def read_image(path: Path) -> Any:
 def read_pnm(path: Path) -> Any:
     """Pixels of a binary PGM or PPM file."""
     data = path.read_bytes()
-    words = data.split(maxsplit=4)
-    if len(words) < 4 or words[0] not in (b"P5", b"P6") or not all(word.isdigit() for word in words[1:4]):
-        sys.exit(f"{path}: not a binary PGM or PPM file without comments")
-    width, height, most = map(int, words[1:4])
-    channels = 1 if words[0] == b"P5" else 3
-    pixels = data[-height * width * channels :]
-    if most != 255 or not 0 < height * width * channels == len(pixels) < len(data):
-        sys.exit(f"{path}: must hold {height} x {width} pixels of 8 bits")
+    header = re.match(rb"P([56])\s+(\d+)\s+(\d+)\s+255\s", data)
+    if header is None:
+        sys.exit(f"{path}: not a binary PGM or PPM file of 8 bits without comments")
+    width, height, channels = int(header[2]), int(header[3]), 1 if header[1] == b"5" else 3
+    pixels = data[header.end() :]
+    if not pixels or len(pixels) != height * width * channels:
+        sys.exit(f"{path}: must hold {height} x {width} pixels, and holds {len(pixels)} bytes")
     return np.frombuffer(pixels, np.uint8).reshape(height, width, channels)
 
 
