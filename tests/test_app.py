@@ -199,6 +199,49 @@ def test_a_model_of_free_batch_and_one_that_takes_pixels_in_batches_make_the_sam
         np.testing.assert_allclose(expected[2], found[2], rtol=0, atol=1e-5)
 
 
+FOLDER_NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes=2):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 49, num_classes))
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+def test_photographs_give_what_the_test_set_of_an_image_folder_gives(tmp_path: Path) -> None:
+    """Files of any size go into the app's model as they are; the data set resizes and cuts them before."""
+    image_module = pytest.importorskip("PIL.Image")
+    generator = np.random.default_rng(0)
+    for number in range(32):
+        name, part = ("dark", "light")[number % 2], ("train", "val")[number // 20]
+        file = tmp_path / "data" / part / name / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows, columns = generator.integers(33, 90, 2)
+        pixels = generator.integers(0, 160, (rows, columns, 3), np.uint8) + np.uint8(90 * (number % 2))
+        image_module.fromarray(pixels).save(file)
+    (tmp_path / "net.py").write_text(FOLDER_NET)
+    words = [*WORDS, "--model", f"{tmp_path}/net.py:Net", "--data", f"imagefolder:{tmp_path}/data"]
+    settings = ("data.image_size=32", "data.held_out=4", "train.batch_size=4")
+    words += [word for setting in settings for word in ("--set", setting)]
+    ended = invoke(*words, "--out", tmp_path / "run")
+    assert 0 == ended.exit_code, ended.output
+    found = load(f"imagefolder:{tmp_path}/data", root=None, held_out=4, seed=0, device=torch.device("cpu"),
+                 augment=Augment(), reading=Reading(image_size=32))  # fmt: skip
+    files = sorted((tmp_path / "data/val").glob("*/*.png"))
+    plain = session(tmp_path / "run/model.onnx")
+    for file, (x, _) in zip(files, found.test.batches(1), strict=True):
+        expected = torch.softmax(torch.tensor(predict(plain, x.numpy())), 1)[0].numpy()
+        with image_module.open(file) as image:
+            label, _, probabilities = answer(tmp_path / "run/app/model.onnx", np.asarray(image))
+        assert expected.argmax() == label
+        np.testing.assert_allclose(expected, probabilities, rtol=0, atol=5e-3)  # pixels may be a level apart
+
+
 # The proof, and its liars
 
 
@@ -371,6 +414,18 @@ def test_python_reads_arrays_and_pictures_and_explains_what_it_cannot_read(
         ended = subprocess.run([sys.executable, program, tmp_path / name], capture_output=True, text=True, check=False)
         assert 1 == ended.returncode
         assert 1 == len(ended.stderr.splitlines())
+
+
+def test_the_readmes_python_command_prints_the_line_it_promises(run: Path) -> None:
+    readme = (run / "app/README.md").read_text()
+    command = re.search(r"&& (python python/classify\.py sample\.pgm)`", readme)
+    promised = re.search(r"^    (.+)  (\d+\.\d\d) %  \.\.\. ms$", readme, re.MULTILINE)
+    assert command
+    assert promised
+    ended = subprocess.run(
+        [sys.executable, *command[1].split()[1:]], cwd=run / "app", capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.startswith(f"{promised[1]}  {promised[2]} %  ")
 
 
 def close(expected: list[tuple[str, float]], found: list[tuple[str, float]]) -> bool:
