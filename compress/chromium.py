@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from compress.errors import RunError, UsageError
@@ -215,6 +216,26 @@ def launch(more: Sequence[str] = ()) -> Iterator[Browser]:
             yield Browser(process, ours_out, ours_in)
         finally:
             _end(process, ours_out, ours_in)
+
+
+def reached(log: Path) -> tuple[set[str], set[str]]:
+    """Whom a browser launched with ``--log-net-log=FILE`` asked, once it has ended.
+
+    Its probe for IPv6 is left out: it binds a UDP socket to a public address and sends nothing.
+
+    Args:
+        log: the file.
+
+    Returns:
+        Hosts of every request that was started, and every address that was called over TCP.
+    """
+    found = json.loads(log.read_text())
+    kinds = {number: name for name, number in found["constants"]["logEventTypes"].items()}
+    events = [(kinds[event["type"]], event.get("params") or {}) for event in found["events"]]
+    urls = [more["url"] for kind, more in events if kind == "URL_REQUEST_START_JOB" and "url" in more]
+    called = [more["address"] for kind, more in events if kind == "TCP_CONNECT_ATTEMPT" and "address" in more]
+    hosts = {url.split("/")[2].split(":")[0] for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
+    return hosts, {address.rpartition(":")[0] for address in called}
 
 
 def _end(process: "subprocess.Popen[bytes]", commands: int, answers: int) -> None:

@@ -1,6 +1,5 @@
 """What the tests that need a browser or another language look for, and why they are skipped without it."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -47,17 +46,3 @@ def _no_c() -> str:
 needs_browser = pytest.mark.skipif(bool(_missing()), reason=_missing())
 needs_node = pytest.mark.skipif(bool(_no_node()), reason=_no_node())
 needs_c = pytest.mark.skipif(bool(_no_c()), reason=_no_c())
-
-
-def reached(log: Path) -> tuple[set[str], set[str]]:
-    """From Chromium's network log: hosts of every request that was started, and every address that was called.
-
-    Its probe for IPv6 is left out: it binds a UDP socket to a public address and sends nothing.
-    """
-    found = json.loads(log.read_text())
-    kinds = {number: name for name, number in found["constants"]["logEventTypes"].items()}
-    events = [(kinds[event["type"]], event.get("params") or {}) for event in found["events"]]
-    urls = [more["url"] for kind, more in events if kind == "URL_REQUEST_START_JOB" and "url" in more]
-    called = [more["address"] for kind, more in events if kind == "TCP_CONNECT_ATTEMPT" and "address" in more]
-    hosts = {url.split("/")[2].split(":")[0] for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
-    return hosts, {address.rpartition(":")[0] for address in called}

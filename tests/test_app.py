@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import re
@@ -33,7 +34,7 @@ from compress.errors import GateError
 from compress.onnx_file import predict, session
 from compress_exporters import Request
 from compress_exporters import onnx as onnx_exporter
-from tests.browser import HEADERS, LIBRARY, needs_browser, needs_c, needs_node, reached
+from tests.browser import HEADERS, LIBRARY, needs_browser, needs_c, needs_node
 from tests.conftest import Project, invoke, report_of
 from tests.support import tiny_data
 
@@ -528,6 +529,26 @@ def test_a_drawn_digit_is_classified(opened: chromium.Page) -> None:
 
 
 @needs_browser
+def test_a_dropped_picture_is_classified(run: Path, digits: Data, opened: chromium.Page) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    stored = digits.test.raw(7, 8)
+    assert stored is not None
+    file = io.BytesIO()
+    image_module.fromarray(stored[0][0, ..., 0]).save(file, "PNG")
+    drop = f"""(async () => {{
+        const bytes = Uint8Array.from({list(file.getvalue())});
+        const dropped = new DataTransfer();
+        dropped.items.add(new File([bytes], "digit.png", {{type: "image/png"}}));
+        document.getElementById("answer").textContent = "";
+        dispatchEvent(new DragEvent("drop", {{dataTransfer: dropped, cancelable: true}}));
+        while (!document.getElementById("answer").textContent) await new Promise(done => setTimeout(done, 20));
+        return document.getElementById("answer").textContent;
+    }})()"""
+    label, probability, _ = answer(run / "app/model.onnx", stored[0][0])
+    assert opened.evaluate(drop).startswith(f"{label}  {100 * probability:.2f} %  ")
+
+
+@needs_browser
 def test_nothing_leaves_the_machine(run: Path, tmp_path: Path) -> None:
     """Neither the page nor the browser itself reaches anything but 127.0.0.1."""
     with chromium.launch([f"--log-net-log={tmp_path / 'net.json'}"]) as browser:
@@ -536,7 +557,7 @@ def test_nothing_leaves_the_machine(run: Path, tmp_path: Path) -> None:
         refused = shown.evaluate("fetch('http://192.0.2.1/').then(() => 'sent', () => 'refused')")
         time.sleep(2)  # what the browser does on its own comes a little later
     assert "refused" == refused
-    hosts, called = reached(tmp_path / "net.json")
+    hosts, called = chromium.reached(tmp_path / "net.json")
     assert hosts <= {"127.0.0.1"}
     assert called <= {"127.0.0.1"}
 
@@ -547,4 +568,4 @@ def test_the_log_shows_a_page_that_does_ask(tmp_path: Path) -> None:
     with chromium.launch([f"--log-net-log={tmp_path / 'net.json'}"]) as browser:
         browser.page((tmp_path / "liar.html").as_uri())
         time.sleep(1)
-    assert "192.0.2.1" in reached(tmp_path / "net.json")[0]
+    assert "192.0.2.1" in chromium.reached(tmp_path / "net.json")[0]

@@ -20,6 +20,8 @@ def page(title: str, labels: Sequence[str], shape: tuple[int, int, int], model: 
         # Inside a script only "<" could end it.
         labels=json.dumps(list(labels)).replace("<", "\\u003c"),
         draws=shape == DRAWN,
+        height=shape[1],
+        width=shape[2],
         runtime=runtime.version,
         model=_embedded(model),
         module=_embedded(runtime.read(BUNDLE)),

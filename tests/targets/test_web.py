@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from compress import chromium, web_runtime
 from compress.errors import RunError, UsageError
 from compress.targets import find, web
-from tests.browser import needs_browser, reached
+from tests.browser import needs_browser
 from tests.conftest import Project, invoke, report_of
 
 
@@ -158,7 +158,7 @@ def test_files_run_in_a_real_browser_and_nothing_leaves_the_machine(
         assert re.match(r"Chrom\w+ \d+\.", one.device["browser"])
     assert speedup
     assert speedup.low <= speedup.value <= speedup.high
-    hosts, called = reached(tmp_path / "net.json")
+    hosts, called = chromium.reached(tmp_path / "net.json")
     assert {"127.0.0.1"} == hosts
     assert {"127.0.0.1"} == called
 
