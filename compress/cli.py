@@ -162,7 +162,12 @@ _RECIPE_OPTIONS = {
     help="Normalise inside the graph: the app feeds raw uint8 NHWC pixels.",
 )
 @click.option("--app/--no-app", default=None, help="Write DIR/app: the model with its preprocessing, and programs.")
-@click.option("--target", "targets", multiple=True, help="Where latency is measured; may be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="Where latency is measured: local, web, ssh://user@host; may be repeated.",
+)
 @click.option("--threads", type=int, help="ONNX Runtime's threads in the latency measurement.")
 @click.option(
     "--max-accuracy-drop-points",

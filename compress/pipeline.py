@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
 from compress.preflight import check
 from compress.progress import Display
-from compress.recipe import Recipe
+from compress.recipe import ExportSection, Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
 from compress.run_directory import RunDirectory, key_of
@@ -25,6 +26,7 @@ from compress.stages import Payload, Run, digest
 from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
+from compress_exporters._versions import min_ort
 from compress_exporters.artifact import scratch_beside
 from compress_models import SpecError, WeightsError
 
@@ -76,9 +78,10 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
 
     Raises:
         UsageError: something asked for does not exist or does not fit; hours later would be too late.
+        RunError: a target cannot be reached.
     """
     for target in recipe.validate_.targets:
-        _check_target(target, recipe.export.formats)
+        _check_target(target, recipe.export)
     device = machine.device(recipe.device)
     run = Run(recipe, directory, display, _data(recipe, device), device, None)
     try:
@@ -94,15 +97,22 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     return run
 
 
-def _check_target(target: str, formats: tuple[str, ...]) -> None:
-    module = targets.find(target)
-    suffixes = module.SUFFIXES
-    if usable := getattr(module, "check", None):
-        usable(target)
-    if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *formats)):
+def _check_target(target: str, asked: ExportSection) -> None:
+    suffixes = targets.find(target).SUFFIXES
+    if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *asked.formats)):
         raise UsageError(
             f"target {target} runs {' and '.join(suffixes)} files, and none is written; add one with --format"
         )
+    has, needs = targets.check(target).get("onnxruntime", ""), min_ort(asked.opset, 0)
+    if has and _release(has) < _release(needs):
+        raise UsageError(
+            f"target {target} has onnxruntime {has}, and files of opset {asked.opset} need {needs} at least; "
+            "update it there (python -m pip install --upgrade onnxruntime), or lower --opset"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _data(recipe: Recipe, device: torch.device) -> Data:

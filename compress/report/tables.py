@@ -194,6 +194,13 @@ def measurements(report: Report) -> Table:
     return Table("measurements", "Latency measurements", columns, body, words=4)
 
 
+def devices(report: Report) -> Table:
+    """What every target said of itself, once."""
+    found = {text(m, "target"): value(m, "device") for m in reversed(rows(report, "measurements"))}
+    body = tuple((target, *item) for target, device in reversed(found.items()) for item in _flat(device, ""))
+    return Table("devices", "Targets", ("Target", "Item", "Value"), body, words=3)
+
+
 def stages(report: Report) -> Table:
     """What ran, for how long, and where the model stood after it."""
     body = tuple(

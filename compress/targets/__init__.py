@@ -2,8 +2,7 @@
 
 A file ``foo.py`` is the target ``foo``; ``foo:ADDRESS`` is the same with an address that the target reads itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
-compared with it. One that needs what may be missing gives ``check(target)`` as well, which raises UsageError before
-hours are spent.
+compared with it. One that must be reached first says so in ``check(target)``.
 """
 
 import importlib
@@ -114,3 +113,14 @@ def find(target: str) -> ModuleType:
     if name not in names():
         raise UsageError(f"no target {target!r}; {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def check(target: str) -> Mapping[str, str]:
+    """Reach a target before hours are spent; what it says of itself, nothing where it has no such check.
+
+    Raises:
+        UsageError: no such target, or it is not set up for measuring.
+        RunError: it cannot be reached.
+    """
+    found: Mapping[str, str] = getattr(find(target), "check", lambda target: {})(target)
+    return found

@@ -26,7 +26,8 @@ from compress import chromium, web_runtime
 from compress.errors import CompressError, RunError
 from compress.onnx_file import one_line, session
 from compress.targets import Measurement, Speedup
-from compress.targets.local import feed_for, kept, latency, plan, speedup
+from compress.targets._device import feed_for, plan
+from compress.targets.local import summarised
 
 SUFFIXES = (".onnx",)
 
@@ -42,23 +43,14 @@ SLACK_SECONDS = 60.0
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A file that runs, what it is fed, and what the browser said of it."""
-
-    index: int
-    load_ms: float
-    first_ms: float
-
-
-def check(target: str) -> None:
-    """Say before hours are spent that the target cannot be used.
+def check(target: str) -> dict[str, str]:
+    """The runtime there is, where there is a browser for it.
 
     Raises:
         UsageError: no Chromium or no onnxruntime-web here, and how to get it.
     """
     chromium.find()
-    web_runtime.find(_folder(target))
+    return {"runtime": f"onnxruntime-web {web_runtime.find(_folder(target)).version}"}
 
 
 def measure(
@@ -86,7 +78,6 @@ def measure(
         One measurement for each file, and the speed-up of the second over the first; None unless both ran. load_ms
         is of opening a file when the runtime is already there; starting the runtime is told in `device`.
     """
-    report = functools.partial(Measurement, target=target, provider=PROVIDER, threads=threads)
     feeds = [_feed(path, batch) for path in paths]
     try:
         runtime = web_runtime.find(_folder(target))
@@ -94,28 +85,13 @@ def measure(
             bench = _Bench(browser.page(address))
             device = bench.start(threads)
             opened = [bench.open(i, feed) for i, feed in enumerate(feeds)]
-            subjects = {found.index: found for found in opened if isinstance(found, _Subject)}
-            timings = bench.timed([*subjects], warm_up, repeats, budget_seconds)
+            working = [i for i, file in enumerate(opened) if "reason" not in file]
+            timings = bench.timed(working, warm_up, repeats, budget_seconds)
     except CompressError as error:
-        missing = [report(path.name, status="missing", reason=one_line(error)) for path in paths]
-        return missing, None
-    measurements = []
-    for i, (path, found) in enumerate(zip(paths, opened, strict=True)):
-        if isinstance(found, str):
-            measurements.append(report(path.name, status="failed", reason=found, device=device))
-            continue
-        measurements.append(
-            report(
-                path.name,
-                status="measured",
-                latency_ms=latency(timings[i]),
-                load_ms=found.load_ms,
-                first_ms=found.first_ms,
-                samples_ms=kept(timings[i]),
-                device=device,
-            )
-        )
-    return measurements, speedup(timings[0], timings[1]) if {0, 1} <= timings.keys() else None
+        reason = one_line(error)
+        return [Measurement(path.name, target, PROVIDER, threads, "missing", reason) for path in paths], None
+    found = [{**file, "samples_ns": timings[i]} if i in timings else file for i, file in enumerate(opened)]
+    return summarised({"device": device, "files": found}, paths, target, threads, PROVIDER)
 
 
 def _folder(target: str) -> Path | None:
@@ -152,19 +128,19 @@ class _Bench:
             "runtime start": f"{found['start_ms']:.0f} ms",
         }
 
-    def open(self, index: int, feed: Array | str) -> _Subject | str:
-        """Open a file and run it once; or why it does not run."""
+    def open(self, index: int, feed: Array | str) -> dict[str, Any]:
+        """Open a file and run it once: load_ms and first_ms, or the reason why it does not run."""
         if isinstance(feed, str):
-            return feed
+            return {"reason": feed}
         try:
             found = self.call("open", index, feed.dtype.name, list(feed.shape))
         except RunError as error:
             self.call("warm.toString")  # a browser that is gone is not the file's fault
-            return one_line(error)
-        return _Subject(index, found["load_ms"], found["first_ms"])
+            return {"reason": one_line(error)}
+        return {"load_ms": found["load_ms"], "first_ms": found["first_ms"], "peak_memory_bytes": None}
 
     def timed(self, indices: list[int], warm_up: int, repeats: int, budget_seconds: float) -> dict[int, Array]:
-        """Milliseconds of one inference of each file, shape (repeats, loops of a block), interleaved."""
+        """Nanoseconds of one inference of each file, shape (repeats, loops of a block), interleaved."""
         limit_ms = budget_seconds * 1e3 / 4 / max(1, len(indices))
         usual = [self.call("warm", i, warm_up, limit_ms, seconds=budget_seconds) for i in indices]
         counts = [max(1, math.ceil(LOOP_MS / max(ms, 1e-3))) for ms in usual]
@@ -174,7 +150,7 @@ class _Bench:
         for repeat in range(repeats if indices else 0):
             for i, loop, count in order if repeat % 2 == 0 else reversed(order):
                 rows[i].append(self.call("block", i, loop, count, seconds=budget_seconds))
-        return {i: np.array(row) for i, row in rows.items()}
+        return {i: np.array(row) * 1e6 for i, row in rows.items()}
 
 
 Resource = tuple[str, Callable[[], bytes]]

@@ -63,15 +63,15 @@ def test_blocks_are_interleaved_and_a_sample_is_the_mean_of_a_loop() -> None:
     dense, pruned = ("block", 0, 10, 4), ("block", 1, 5, 1)  # loops of 2 ms or one run, blocks of 20 ms
     assert [dense, pruned, pruned, dense, dense, pruned] == [asked for asked in page.asked if asked[0] == "block"]
     assert ((3, 10), (3, 5)) == (timings[0].shape, timings[1].shape)
-    assert {0.5} == set(timings[0].ravel())
+    assert {0.5e6} == set(timings[0].ravel())  # nanoseconds
 
 
 def test_a_file_that_does_not_open_leaves_the_others_and_a_dead_browser_does_not() -> None:
     feed = np.zeros((1, 8), np.float32)
     page = bench(FakePage({0: 1.0, 1: 1.0}, broken=(1,)))
-    assert web._Subject(0, 3.0, 2.0) == page.open(0, feed)
-    assert "the page fails: no kernel" == page.open(1, feed)
-    assert "no input" == page.open(2, "no input")
+    assert {"load_ms": 3.0, "first_ms": 2.0, "peak_memory_bytes": None} == page.open(0, feed)
+    assert {"reason": "the page fails: no kernel"} == page.open(1, feed)
+    assert {"reason": "no input"} == page.open(2, "no input")
     with pytest.raises(RunError, match="gone"):
         bench(FakePage({}, gone=True)).open(0, feed)
 
