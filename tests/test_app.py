@@ -24,7 +24,7 @@ from torch import nn
 
 from compress import chromium, web_runtime
 from compress.app import stage
-from compress.app.bundle import labels
+from compress.app.bundle import _runtime, labels
 from compress.app.card import markdown
 from compress.app.check import prove
 from compress.app.graph import AppModel, Preprocessing, build
@@ -35,7 +35,7 @@ from compress.onnx_file import predict, session
 from compress_exporters import Request
 from compress_exporters import onnx as onnx_exporter
 from tests.browser import HEADERS, LIBRARY, needs_browser, needs_c, needs_node
-from tests.conftest import Project, invoke, report_of
+from tests.conftest import Project, Server, invoke, report_of
 from tests.support import tiny_data
 
 WORDS = (
@@ -118,7 +118,7 @@ def test_the_card_of_a_failed_gate_says_so(run: Path, tmp_path: Path) -> None:
 
 
 def test_outputs_beyond_the_classes_are_numbered() -> None:
-    assert ["cat", "dog ", "2"] == labels(["cat", "dog\n"], 3)
+    assert ["cat", "dog", "2"] == labels(["cat", "dog\n"], 3)
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[link](http://x)", "a|b", "`code`", "**"])
@@ -262,6 +262,11 @@ def test_a_true_model_is_proved(network: bytes, quadrants: Data) -> None:
     assert found.probability_error <= 1e-5
 
 
+def test_the_same_network_gives_the_same_bytes(network: bytes, quadrants: Data) -> None:
+    wanted = Preprocessing.of(quadrants)
+    assert build(network, wanted, {"b": "1", "a": "2"}) == build(network, wanted, {"a": "2", "b": "1"})
+
+
 def test_a_true_model_that_cuts_the_middle_is_proved(network: bytes, quadrants: Data) -> None:
     data = dataclasses.replace(quadrants, shorter_side=9)
     prove(build(network, Preprocessing.of(data), {}), network, data)
@@ -365,6 +370,25 @@ def test_a_lost_file_comes_back_and_a_new_gate_leaves_the_model_alone(run: Path,
     assert before[again / "model.onnx"] == (again / "model.onnx").stat().st_mtime_ns
     assert before[again / "app/model.onnx"] != (again / "app/model.onnx").stat().st_mtime_ns
     assert (again / "app/mine.txt").is_file()
+
+
+def test_a_run_killed_while_it_writes_the_bundle_finishes_it(server: Server, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/app")
+    (tmp_path / "run/checkpoints/app.pt").unlink()
+    words = [*WORDS, "--out", "run"]
+    assert -9 == server.run(words, tmp_path, at=r"rename \.labels\.json\.part|rename labels\.json", do="SIGKILL").code
+    assert not (tmp_path / "run/app/README.md").exists()
+    assert 0 == server.run(words, tmp_path).code
+    for name in report_of(run)["app"]["files"]:
+        assert (tmp_path / "run/app" / name).is_file()
+    assert not list((tmp_path / "run/app").rglob(".*"))
+
+
+def test_a_model_too_large_for_a_page_gets_none(fake_runtime: web_runtime.WebRuntime) -> None:
+    found, reason = _runtime(fake_runtime.folder, 10**9)
+    assert found is None
+    assert "1000 MB" in reason
 
 
 # The programs
@@ -486,7 +510,7 @@ def test_without_onnxruntime_web_the_readme_says_how_to_get_it(
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.setenv(web_runtime.VARIABLE, str(tmp_path / "nowhere"))
     assert 0 == invoke(*WORDS, "--out", tmp_path / "run").exit_code
-    assert not (tmp_path / "run/app/web").exists()
+    assert not (tmp_path / "run/app/web/index.html").exists()
     assert "npm i onnxruntime-web" in (tmp_path / "run/app/README.md").read_text()
 
 

@@ -13,7 +13,7 @@ from compress import web_runtime
 from compress.app.card import markdown, model_card
 from compress.app.check import Agreement
 from compress.app.graph import AppModel, Preprocessing
-from compress.app.page import DRAWN, page
+from compress.app.page import DRAWN, LARGEST_BYTES, page
 from compress.app.templates import PROGRAMS, program, render
 from compress.data import Data
 from compress.errors import UsageError
@@ -66,7 +66,7 @@ def contents(given: Ingredients) -> dict[str, bytes]:
         **{name: program(name) for name in PROGRAMS},
         **{f"c99/{name}": content for name, content in given.c_sources.items()},
     }
-    runtime, missing = _runtime(given.web_runtime)
+    runtime, missing = _runtime(given.web_runtime, len(given.model.whole))
     if runtime is not None:
         found["web/index.html"] = page(title, names, given.preprocessing.shape, given.model.whole, runtime)
     channels, height, width = given.preprocessing.shape
@@ -100,12 +100,17 @@ def contents(given: Ingredients) -> dict[str, bytes]:
     return found | {name: said.encode() for name, said in texts.items()}
 
 
-def _runtime(folder: Path | None) -> tuple[web_runtime.WebRuntime | None, str]:
-    """onnxruntime-web, or why there is none."""
+def _runtime(folder: Path | None, size_bytes: int) -> tuple[web_runtime.WebRuntime | None, str]:
+    """onnxruntime-web for a model of a size, or why there is no page."""
+    if size_bytes > LARGEST_BYTES:
+        return (
+            None,
+            f"the model takes {size_bytes / 1e6:.0f} MB, and one page holds {LARGEST_BYTES / 1e6:.0f} MB at most",
+        )
     try:
         return web_runtime.find(folder), ""
     except UsageError as error:
-        return None, str(error)
+        return None, f"{error}, then run the same compress command again"
 
 
 def labels(classes: Sequence[str], outputs: int) -> list[str]:
@@ -114,7 +119,7 @@ def labels(classes: Sequence[str], outputs: int) -> list[str]:
     >>> labels(["cat", "dog"], 3)
     ['cat', 'dog', '2']
     """
-    return [clean(name) for name in classes] + [str(i) for i in range(len(classes), outputs)]
+    return [clean(name).strip() for name in classes] + [str(i) for i in range(len(classes), outputs)]
 
 
 def _sample(data: Data) -> tuple[str, npt.NDArray[np.uint8]]:

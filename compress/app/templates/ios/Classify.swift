@@ -1,7 +1,7 @@
 // NOT RUN HERE: written against the documentation of onnxruntime-objc, neither compiled nor run by the tool that
 // wrote this bundle.
 //
-// Podfile:  pod 'onnxruntime-objc', '~> 1.22'
+// Podfile:  pod 'onnxruntime-objc'
 // Add model.onnx and labels.txt to the app's resources.
 
 import CoreGraphics
