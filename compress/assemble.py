@@ -42,6 +42,7 @@ def assemble(
         "gates": checked.get("gates", []),
         "artifacts": _artifacts(run, checked),
         "measurements": checked.get("measurements", []),
+        "app": _app(run),
         "layers": _layers(dense, pruned),
         "stages": run.stages,
         "history": [_epoch(epoch) for payload in run.payloads.values() for epoch in payload.get("history", [])],
@@ -121,6 +122,12 @@ def _artifacts(run: Run, checked: dict[str, Any]) -> list[dict[str, Any]]:
         {**artifact, "files": [artifact["path"]], **results.get(artifact["path"], {})}
         for artifact in run.payloads.get("export", {}).get("artifacts", [])
     ]
+
+
+def _app(run: Run) -> dict[str, Any] | None:
+    """The app bundle: its folder, its files with their SHA-256, and how well its model agrees with model.onnx."""
+    written = run.payloads.get("app")
+    return {"path": "app", "files": written["files"], "agreement": written["agreement"]} if written else None
 
 
 def _layers(dense: Payload | None, pruned: Payload | None) -> list[dict[str, Any]]:

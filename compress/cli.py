@@ -88,6 +88,7 @@ _RECIPE_OPTIONS = {
     "opset": "export.opset",
     "batch": "export.batch",
     "uint8_input": "export.uint8_input",
+    "app": "app.write",
     "targets": "validate.targets",
     "threads": "validate.threads",
     "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
@@ -170,8 +171,12 @@ _RECIPE_OPTIONS = {
     default=None,
     help="Normalise inside the graph: the app feeds raw uint8 NHWC pixels.",
 )
+@click.option("--app/--no-app", default=None, help="Write DIR/app: the model with its preprocessing, and programs.")
 @click.option(
-    "--target", "targets", multiple=True, help="Where latency is measured: local, ssh://user@host; may be repeated."
+    "--target",
+    "targets",
+    multiple=True,
+    help="Where latency is measured: local, web, ssh://user@host; may be repeated.",
 )
 @click.option("--threads", type=int, help="ONNX Runtime's threads in the latency measurement.")
 @click.option(

@@ -3,13 +3,14 @@
 import errno
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compress import __version__, machine, stages, targets
+from compress.app import stage as app
 from compress.assemble import assemble
 from compress.checkpoint import save_weights
 from compress.conversion import calibration_images
@@ -26,7 +27,7 @@ from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
 from compress_exporters._versions import min_ort
-from compress_exporters.artifact import check_installed
+from compress_exporters.artifact import check_installed, scratch_beside
 from compress_models import SpecError, WeightsError
 
 
@@ -132,6 +133,7 @@ def _run(run: Run) -> dict[str, Any]:
         payload = stages.compaction(run, number, payload)
     export(run, payload)
     validate(run, payload)
+    app.write(run, assemble(run, machine.environment(run)), lambda: _network(run, payload))
     return assemble(run, machine.environment(run))
 
 
@@ -163,6 +165,16 @@ def export(run: Run, payload: Payload) -> Payload:
     return stage
 
 
+def _network(run: Run, payload: Payload) -> bytes:
+    """The pruned network as ONNX, normalised float32 images one by one, which model.onnx need not take."""
+    asked = run.recipe.export
+    if asked.batch in (1, "dynamic") and not asked.uint8_input:
+        return (run.directory.path / "model.onnx").read_bytes()
+    with scratch_beside(run.directory.path / "app.onnx") as file:
+        find("onnx").export(replace(request(run, payload), batch=1, normalisation=None), file)
+        return file.read_bytes()
+
+
 def request(run: Run, payload: Payload) -> Request:
     """What exporters are asked for a network of a run."""
     asked, data = run.recipe.export, run.data
@@ -184,7 +196,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What of the recipe decides the model: neither where files lie nor what is measured afterwards."""
     table = recipe.to_dict()
     elsewhere = {"model": ("weights",), "data": ("root", "workers")}
-    kept = {name: section for name, section in table.items() if name not in ("device", "validate")}
+    kept = {name: section for name, section in table.items() if name not in ("device", "validate", "app")}
     return kept | {name: {k: v for k, v in table[name].items() if k not in out} for name, out in elsewhere.items()}
 
 

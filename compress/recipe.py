@@ -173,6 +173,14 @@ class ValidateSection(Section):
     gates: Gates = Gates()
 
 
+class AppSection(Section):
+    """The app bundle, DIR/app; written where the data are classified 8-bit images."""
+
+    write: bool = True
+    web_runtime: Path | None = None
+    """Folder of onnxruntime-web, for the offline page; ./node_modules/onnxruntime-web by default."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -182,6 +190,7 @@ class Recipe(Section):
     prune: tuple[Step, ...] = ()
     export: ExportSection = ExportSection()
     validate_: ValidateSection = Field(default=ValidateSection(), alias="validate")
+    app: AppSection = AppSection()
     seed: Count = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -18,7 +18,8 @@ HEAVY = ("torch", "onnxruntime", "pydantic", "matplotlib")
 WRITERS = tuple(
     f"compress.{name}"
     for name in (
-        "pipeline", "validation", "onnx_compaction", "conversion", "foreign_run", "exporting", "checkpoint_jobs"
+        "pipeline", "validation", "onnx_compaction", "conversion", "foreign_run", "exporting", "checkpoint_jobs",
+        "targets.c", "targets.mcu", "targets._emulated",  # these compile what the format `c` wrote
     )
 )  # fmt: skip
 """The only parts of `compress` that know the exporters."""
