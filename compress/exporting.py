@@ -1,6 +1,5 @@
 """Networks, finished runs and ONNX files as any format; checkpoints compacted and validated: no training, no recipe."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -68,8 +67,6 @@ class Written:
         """One line for a person."""
         found, limit = self.parity.max_abs, self.parity.tolerance
         error = "an output is not finite" if found is None else f"max error {found:.3g}, tolerance {limit:.3g}"
-        if math.isinf(limit):
-            error = f"max error {found:.3g}, rounded on purpose: the accuracy says whether it may be"
         verdict = "passed" if self.parity.passed else "failed"
         said = f"{self.artifact.path}: {size(self.artifact.size_bytes)}; parity {verdict}: {error}"
         return f"{said} on {self.parity.samples:,} inputs"
