@@ -43,11 +43,23 @@ def assemble(
         "artifacts": _artifacts(run, checked),
         "measurements": checked.get("measurements", []),
         "app": _app(run),
+        "latency_budgets": [_timed(found, checked.get("measurements", [])) for found in run.latencies],
         "layers": _layers(dense, pruned),
         "stages": run.stages,
         "history": [_epoch(epoch) for payload in run.payloads.values() for epoch in payload.get("history", [])],
         "notes": run.directory.notes,
     }
+
+
+def _timed(found: dict[str, Any], measurements: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was found for a budget of time, with what the trained network takes."""
+    times: dict[str, float] = {}
+    for measured in measurements:
+        time = (measured["latency_ms"] or {}).get("p50", measured["instructions"])
+        if measured["target"] == found["target"] and time is not None:
+            times.setdefault(measured["artifact"].partition(".")[0], time)
+    achieved = times["model"] / times["dense"] if {"model", "dense"} <= set(times) else None
+    return {**found, "achieved_ratio": achieved, "achieved_time": times.get("model")}
 
 
 def _last_model(run: Run) -> Payload | None:

@@ -142,6 +142,11 @@ _RECIPE_OPTIONS = {
     help="With --method: percentage points of held-out accuracy that pruning may cost before retraining.",
 )
 @click.option(
+    "--latency-budget",
+    metavar="0.5x|2ms",
+    help="With --method: time left on the first target; candidates are measured there, then pruned and trained to.",
+)
+@click.option(
     "--round-channels",
     type=int,
     metavar="N",
@@ -279,8 +284,11 @@ def _plain(value: Any) -> Any:
 
 def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     """The short form: one step from --method and its budget."""
-    forms = ("sparsity", "compression", "macs", "drop_points")
+    forms = ("sparsity", "compression", "macs", "drop_points", "latency_budget")
     budget: dict[str, Any] = {name: given[name] for name in forms if name in given}
+    if "latency_budget" in budget:
+        budget = {"latency": budget.pop("latency_budget"), "ranking": "normalised", "floor": 0.1, **budget}
+        given = {"units": "channel", **given}
     rest: dict[str, Any] = {
         name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given
     }
@@ -291,7 +299,7 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
             "--units, --epochs, --finetune-epochs and budgets belong to one step: "
             "add --method, or use --set prune.0.KEY=VALUE"
         )
-    if len(budget) > 1 or not (budget or _needs_no_budget(given)):
+    if sum(name in given for name in forms) > 1 or not (budget or _needs_no_budget(given)):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in forms)
         raise UsageError(f"--method needs one of {options}; got {' and '.join(budget) or 'none'}")
     tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}

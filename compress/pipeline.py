@@ -1,6 +1,7 @@
 """The main job: recipe -> model, data -> train -> prune -> compact -> export -> validate -> report."""
 
 import errno
+import functools
 import json
 import re
 from dataclasses import asdict, replace
@@ -80,6 +81,7 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         _check_target(target, recipe.export)
     device = machine.device(recipe.device)
     run = Run(recipe, directory, display, data_of(recipe, device), device, None)
+    run.write = functools.partial(_write_for_target, run)
     try:
         for format in recipe.export.formats:
             if package := getattr(find(format), "package", None):
@@ -106,6 +108,16 @@ def _check_target(target: str, asked: ExportSection) -> None:
             f"target {target} has onnxruntime {has}, and files of opset {asked.opset} need {needs} at least; "
             "update it there (python -m pip install --upgrade onnxruntime), or lower --opset"
         )
+
+
+def _write_for_target(run: Run, model: torch.nn.Module, path: Path) -> Path:
+    """A network in the first format that the first target runs."""
+    asked = run.recipe.export
+    suffixes = targets.find(run.recipe.validate_.targets[0]).SUFFIXES
+    exporter = next(e for e in map(find, ("onnx", *asked.formats)) if e.suffix.endswith(suffixes))
+    images = calibration_images(run.data) if getattr(exporter, "calibrates", False) else None
+    wanted = Request(model.eval(), run.data.input_shape, asked.batch, asked.opset, calibration=images)
+    return exporter.export(wanted, path.with_name(path.name + exporter.suffix)).path
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -130,6 +130,10 @@ class Step(BaseModel):
         kind = "channel" if self.units == "channel" else "element"
         if kind in method.refuses:
             raise UsageError(f"method {self.method} cannot prune {kind}s: {method.refuses[kind]}")
+        if self.budget.latency is not None and kind != "channel":
+            raise UsageError(
+                f'a latency budget chooses how many channels stay: write units = "channel", not {self.units}'
+            )
         if self.finetune.epochs and not method.retrains:
             raise UsageError(f"retraining would undo method {self.method}; set finetune.epochs = 0")
         if ":" in self.units and int(self.units.partition(":")[0]) >= int(self.units.partition(":")[2]):
