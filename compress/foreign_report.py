@@ -51,6 +51,7 @@ def assemble(
         "layers": [],
         "stages": work.stages,
         "history": [],
+        "app": None,
         "notes": [*work.directory.notes, *work.notes],
     }
 
