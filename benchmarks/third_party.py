@@ -221,6 +221,7 @@ def page(found: Row) -> str:
         "taken through `compress prune-and-export --model FILE.onnx` with no data. *Zeroed* is a copy in which every",
         "third filter of the convolutions is zero. **Equal**: compacted, and all outputs of the written file agree",
         "with the given one in ONNX Runtime on random inputs (largest difference / allowed, in their own units).",
+        "Where both are 0, the output is zero everywhere on these inputs, and equality says little.",
         "**Refused**: nothing is written in its place, and the reason is what the command said.",
         "",
         f"{equal} of {len(rows)} runs are equal, the others are refused. {here}. One run each, on a shared machine.",

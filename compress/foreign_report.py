@@ -52,6 +52,7 @@ def assemble(
         "stages": work.stages,
         "history": [],
         "app": None,
+        "latency_budgets": [],
         "notes": [*work.directory.notes, *work.notes],
     }
 
