@@ -42,11 +42,24 @@ def assemble(
         "gates": checked.get("gates", []),
         "artifacts": _artifacts(run, checked),
         "measurements": checked.get("measurements", []),
+        "app": _app(run),
+        "latency_budgets": [_timed(found, checked.get("measurements", [])) for found in run.latencies],
         "layers": _layers(dense, pruned),
         "stages": run.stages,
         "history": [_epoch(epoch) for payload in run.payloads.values() for epoch in payload.get("history", [])],
         "notes": run.directory.notes,
     }
+
+
+def _timed(found: dict[str, Any], measurements: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was found for a budget of time, with what the trained network takes."""
+    times: dict[str, float] = {}
+    for measured in measurements:
+        time = (measured["latency_ms"] or {}).get("p50", measured["instructions"])
+        if measured["target"] == found["target"] and time is not None:
+            times.setdefault(measured["artifact"].partition(".")[0], time)
+    achieved = times["model"] / times["dense"] if {"model", "dense"} <= set(times) else None
+    return {**found, "achieved_ratio": achieved, "achieved_time": times.get("model")}
 
 
 def _last_model(run: Run) -> Payload | None:
@@ -121,6 +134,12 @@ def _artifacts(run: Run, checked: dict[str, Any]) -> list[dict[str, Any]]:
         {**artifact, "files": [artifact["path"]], **results.get(artifact["path"], {})}
         for artifact in run.payloads.get("export", {}).get("artifacts", [])
     ]
+
+
+def _app(run: Run) -> dict[str, Any] | None:
+    """The app bundle: its folder, its files with their SHA-256, and how well its model agrees with model.onnx."""
+    written = run.payloads.get("app")
+    return {"path": "app", "files": written["files"], "agreement": written["agreement"]} if written else None
 
 
 def _layers(dense: Payload | None, pruned: Payload | None) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The pruning goal, and the selection of units that meets it exactly."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,13 +13,13 @@ from compress.errors import UsageError, nearest
 from compress.masks import rank
 from compress.units import Keep, Units
 
-FORMS = ("sparsity", "compression", "macs", "keep", "drop_points")
+FORMS = ("sparsity", "compression", "macs", "keep", "drop_points", "latency")
 """Ways to say how much may be left."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be left; at most one of the first five is given, and none keeps all that the units allow.
+    """What may be left; at most one of the first six is given, and none keeps all that the units allow.
 
     Sparsity, compression and macs are measured against the *dense* model, also in a later step on a
     narrower one. Counts are met exactly: the largest selection that does not exceed the goal is kept.
@@ -30,6 +31,8 @@ class Budget:
         keep: per layer, units left: a count (int >= 1) or a fraction (float in (0, 1]); layers not named stay whole.
         drop_points: percentage points that the held-out accuracy may fall before any retraining: the fewest units
             stay that hold it (Wang et al. 2020, doi 10.11772/j.issn.1001-9081.2019081374).
+        latency: time on the run's first target, "0.5x" of the dense network's or "2ms"; the run replaces it by the
+            counts per layer that `compress.latency` finds.
         scope: ``global`` ranks all units together, ``layer`` takes the same fraction of every layer.
         ranking: for the global scope, ``raw`` scores or ``normalised`` by their layer's mean (layers of
             different fan-in become comparable).
@@ -42,6 +45,7 @@ class Budget:
     macs: float | None = None
     keep: dict[str, int | float] | None = None
     drop_points: float | None = None
+    latency: str | None = None
     scope: Literal["global", "layer"] = "global"
     ranking: Literal["raw", "normalised"] = "raw"
     floor: float = 0.0
@@ -61,6 +65,8 @@ class Budget:
             raise UsageError(f"macs must be a fraction in (0, 1] or a count, got {self.macs:g}")
         if self.drop_points is not None and not 0 <= self.drop_points < 100:
             raise UsageError(f"drop_points must be in [0, 100), got {self.drop_points:g}; for 2 % write 2")
+        if self.latency is not None:
+            Goal.read(self.latency)
         if not 0 <= self.floor <= 1:
             raise UsageError(f"floor must be in [0, 1], got {self.floor:g}")
         for layer, amount in (self.keep or {}).items():
@@ -79,7 +85,44 @@ class Budget:
         if self.keep is not None:
             return f"keep {sum(self.keep.values()):g} in {len(self.keep)} layers"
         name = next((n for n in FORMS if getattr(self, n) is not None), None)
+        if name == "latency":
+            return f"latency {self.latency}"
         return f"{name} {getattr(self, name):g}" if name else "all that the units allow"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A time asked for.
+
+    Attributes:
+        ratio: of the dense network's time; None where it is absolute.
+        ms: milliseconds; None where it is relative.
+    """
+
+    ratio: float | None = None
+    ms: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> "Goal":
+        """From "0.5x" or "2ms".
+
+        Raises:
+            UsageError: it is neither, or not positive, or a ratio of 1 or more.
+
+        >>> Goal.read("0.5x"), Goal.read("2 ms")
+        (Goal(ratio=0.5, ms=None), Goal(ratio=None, ms=2.0))
+        """
+        found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(x|ms)\s*", text)
+        value = float(found[1]) if found else 0.0
+        if found is None or value <= 0 or (found[2] == "x" and value >= 1):
+            raise UsageError(
+                f"latency budget {text!r}: write a share of the dense network's time, 0.5x, or a time, 2ms"
+            )
+        return cls(ratio=value) if found[2] == "x" else cls(ms=value)
+
+    def share(self, dense: float) -> float:
+        """Of the dense network's time."""
+        return self.ratio if self.ratio is not None else (self.ms or 0.0) / dense
 
 
 Relax = Callable[[float], float]
@@ -127,6 +170,8 @@ def _within(
     relax: Relax,
     accuracy: Callable[[Keep], float] | None,
 ) -> Keep:
+    if budget.latency is not None:
+        raise UsageError(f"{budget.describe()} has to be measured first; this is done in prune-and-export only")
     if budget.keep is not None:
         return _select_per_layer(budget, units, scores, relax)
     path = _global_path(budget, scores) if budget.scope == "global" else _layer_path(budget, scores)

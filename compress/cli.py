@@ -5,6 +5,8 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.commands import COMMANDS, DENSE_OPTIONS, gate_options
+from compress.commands import COMMANDS, DENSE_OPTIONS
 from compress.errors import CompressError, UsageError
+from compress.options import gate_options
 
 _DEFAULT_RECIPE = "lenet5-mnist"
 
@@ -85,6 +88,7 @@ _RECIPE_OPTIONS = {
     "opset": "export.opset",
     "batch": "export.batch",
     "uint8_input": "export.uint8_input",
+    "app": "app.write",
     "targets": "validate.targets",
     "threads": "validate.threads",
     "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
@@ -106,7 +110,7 @@ _RECIPE_OPTIONS = {
 @click.option(
     "--model",
     metavar="SPEC",
-    help="Built-in name, torchvision:NAME, file.py:Factory or package.module:Factory.",
+    help="Built-in name, torchvision:NAME, file.py:Factory, package.module:Factory, or a file MODEL.onnx.",
 )
 @click.option(
     "--weights",
@@ -138,10 +142,22 @@ _RECIPE_OPTIONS = {
     help="With --method: percentage points of held-out accuracy that pruning may cost before retraining.",
 )
 @click.option(
+    "--latency-budget",
+    metavar="0.5x|2ms",
+    help="With --method: time left on the first target; candidates are measured there, then pruned and trained to.",
+)
+@click.option(
     "--round-channels",
     type=int,
     metavar="N",
-    help="With --method: keep channel counts at multiples of this; 8 or 16 may be faster.",
+    help="With --method or MODEL.onnx: keep channel counts at multiples of this; 8 or 16 may be faster.",
+)
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="With MODEL.onnx: sizes of an input that the file leaves open, as in `compress compact`.",
 )
 @click.option("--epochs", type=int, help="With --method: epochs of the method.")
 @click.option("--finetune-epochs", type=int, help="With --method: epochs of masked retraining.")
@@ -160,7 +176,13 @@ _RECIPE_OPTIONS = {
     default=None,
     help="Normalise inside the graph: the app feeds raw uint8 NHWC pixels.",
 )
-@click.option("--target", "targets", multiple=True, help="Where latency is measured; may be repeated.")
+@click.option("--app/--no-app", default=None, help="Write DIR/app: the model with its preprocessing, and programs.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="Where latency is measured: local, web, ssh://user@host; may be repeated.",
+)
 @click.option("--threads", type=int, help="ONNX Runtime's threads in the latency measurement.")
 @click.option(
     "--max-accuracy-drop-points",
@@ -185,25 +207,50 @@ def prune_and_export(
 
     RECIPE is a built-in recipe (see `compress recipes`) or a TOML file; options and --set override it. Without any
     argument the recipe lenet5-mnist runs on the MNIST that comes with the tool. The same command again resumes.
+
+    --model MODEL.onnx takes an ONNX file from anyone through all that needs no training: it is compacted, coded and
+    converted (--format), compared with the given file, measured and reported; --data adds accuracy.
     """
     from rich.console import Console
 
-    from compress.pipeline import prune_and_export
     from compress.progress import Display
     from compress.report.console import summary
     from compress.report.store import read_json
 
-    resolved = _resolve(recipe, assignments, options)
+    run = _prepared(recipe, assignments, options)
     directory = out or Path("runs") / _run_name(recipe, options)
     try:
-        prune_and_export(resolved, directory, Display(quiet=quiet))
+        run(directory, Display(quiet=quiet))
     finally:
         if (directory / "report.json").exists() and not isinstance(sys.exception(), UsageError):
             summary(read_json(directory / "report.json"), Console(highlight=False), directory)
 
 
+def _is_onnx_file(options: dict[str, Any]) -> bool:
+    return str(options["model"]).lower().endswith(".onnx")
+
+
+def _prepared(recipe: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Callable[..., object]:
+    """The run that the words ask for, to be called with its directory and its display."""
+    shapes = options.pop("input_shapes")
+    if _is_onnx_file(options):
+        from compress import foreign_question
+        from compress.foreign_run import prune_and_export_file
+
+        return partial(
+            prune_and_export_file, foreign_question.asked(recipe, assignments, {**options, "input_shapes": shapes})
+        )
+    if shapes:
+        raise UsageError("--input-shape is for --model MODEL.onnx; a PyTorch model takes the images of --data")
+    from compress.pipeline import prune_and_export
+
+    return partial(prune_and_export, _resolve(recipe, assignments, options))
+
+
 def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
-    """Name of the run directory: the recipe's, or model and data where there is no recipe."""
+    """Name of the run directory: the recipe's, or model and data where there is no recipe; of an ONNX file its own."""
+    if _is_onnx_file(options):
+        return Path(options["model"]).stem
     parts = [options[name] for name in ("model", "data") if options[name]]
     if recipe or not parts:
         return Path(recipe or _DEFAULT_RECIPE).stem
@@ -237,8 +284,11 @@ def _plain(value: Any) -> Any:
 
 def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     """The short form: one step from --method and its budget."""
-    forms = ("sparsity", "compression", "macs", "drop_points")
+    forms = ("sparsity", "compression", "macs", "drop_points", "latency_budget")
     budget: dict[str, Any] = {name: given[name] for name in forms if name in given}
+    if "latency_budget" in budget:
+        budget = {"latency": budget.pop("latency_budget"), "ranking": "normalised", "floor": 0.1, **budget}
+        given = {"units": "channel", **given}
     rest: dict[str, Any] = {
         name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given
     }
@@ -249,7 +299,7 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
             "--units, --epochs, --finetune-epochs and budgets belong to one step: "
             "add --method, or use --set prune.0.KEY=VALUE"
         )
-    if len(budget) > 1 or not (budget or _needs_no_budget(given)):
+    if sum(name in given for name in forms) > 1 or not (budget or _needs_no_budget(given)):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in forms)
         raise UsageError(f"--method needs one of {options}; got {' and '.join(budget) or 'none'}")
     tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}

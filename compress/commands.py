@@ -1,28 +1,13 @@
 """The commands beside the main job: what reads an ONNX file, a network or a finished run, and the lists."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from compress.errors import UsageError
-
-
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-gate_options = _options(
-    click.option("--max-latency-ms", type=float, metavar="MS", help="Gate: highest median latency."),
-    click.option("--max-size-kb", type=float, metavar="KB", help="Gate: largest model file, 1 KB = 1000 bytes."),
-)
+from compress.file_commands import compact, export, validate
 
 DENSE_OPTIONS = {
     "model": "model.name",
@@ -34,65 +19,6 @@ DENSE_OPTIONS = {
     "device": "device",
 }
 """Command-line option -> key of the recipe, of what decides the dense network."""
-
-
-@click.command()
-@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-@click.option("--data", required=True, metavar="SPEC", help="Data set to test on; as in prune-and-export.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where downloaded data sets live.")
-@click.option("--reference", type=click.Path(path_type=Path), help="ONNX file whose outputs it must reproduce.")
-@click.option("--min-accuracy", type=float, help="Gate: least accuracy, a fraction.")
-@click.option(
-    "--mean", help="Per channel, comma-separated, for pixels in 0..1.  [default: the file's, else the data's]"
-)
-@click.option("--std", help="Per channel, comma-separated.")
-@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the model's input.  [default: from its shape]")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="ONNX Runtime's threads.")
-@gate_options
-def validate(onnx_file: Path, **options: Any) -> None:
-    """Accuracy, latency and, with --reference, parity of an ONNX file from anyone; exit code 3 where a gate fails."""
-    from compress.foreign import Question, validate_file
-
-    gates = {name: options.pop(name) for name in ("min_accuracy", "max_latency_ms", "max_size_kb")}
-    given = {name: limit for name, limit in gates.items() if limit is not None}
-    for line in validate_file(Question(onnx_file, gates=given, **options)):
-        click.echo(line)
-
-
-@click.command()
-@click.argument("onnx_file", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="SMALL.onnx", help="File to write."
-)
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    multiple=True,
-    metavar="NAME=1,3,224,224",
-    help="Sizes of an input that the file leaves open; a word as the first leaves the batch free. May be repeated.",
-)
-@click.option(
-    "--round-channels",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Keep channel counts at multiples of this where dead channels allow; 8 or 16 may be faster.",
-)
-@click.option("--quiet", is_flag=True, help="Only what went wrong.")
-def compact(onnx_file: Path, output: Path, input_shapes: tuple[str, ...], round_channels: int, quiet: bool) -> None:
-    """Remove from an ONNX file from anyone what zeros made dead, exactly, and prove it in ONNX Runtime.
-
-    Nothing is written unless the new file computes what the given one computes (exit code 3 where it does not, 4
-    where the removal cannot be proved exact).
-    """
-    from rich.console import Console
-
-    from compress.onnx_compaction import compact_file
-    from compress.report.compaction import summary
-
-    outcome = compact_file(onnx_file, output, input_shapes, round_channels=round_channels)
-    if not quiet:
-        summary(outcome, Console(highlight=False))
 
 
 @click.command()
@@ -241,5 +167,5 @@ def _list(entries: dict[str, str]) -> None:
         click.echo(f"{name:<{width}}  {line}")
 
 
-COMMANDS = (validate, compact, inspect, sensitivity, report, methods, models, recipes)
+COMMANDS = (validate, compact, export, inspect, sensitivity, report, methods, models, recipes)
 """In the order of the help."""

@@ -17,7 +17,8 @@ from compress.onnx_file import OnnxFile, open_onnx, session
 from compress.validate import Accuracy, accuracy, check_gates, file_parity
 
 _BATCH = 250
-_PARITY_BATCHES = 4
+PARITY_BATCHES = 4
+"""Parity is checked on the first 1,000 test images."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def validate_file(asked: Question) -> list[str]:
         GateError: parity or a gate failed; the message holds all lines.
     """
     opened = open_onnx(asked.file)
-    mean, std = _normalisation(opened, asked)
+    mean, std = normalisation(opened, asked.mean, asked.std)
     data = load(asked.data, root=asked.data_root, held_out=0, reading=Reading(mean=mean, std=std))
-    runtime = _session(opened, data, asked)
-    score = accuracy(runtime, _Batches(data, _nhwc(opened, data, asked)), metric=data.metric)
+    runtime = session_for(opened, data, asked.threads)
+    score = accuracy(runtime, TestBatches(data, takes_nhwc(opened, data, asked.layout)), metric=data.metric)
     measured = targets.find("local").measure([asked.file], threads=asked.threads)[0][0]
     size = asked.file.stat().st_size
     lines = [f"{asked.file}: opset {opened.opset}, {size:,} bytes", _accuracy_line(score, data)]
@@ -84,10 +85,12 @@ def _parity(
     runtime: InferenceSession, opened: OnnxFile, data: Data, asked: Question, reference: Path
 ) -> tuple[bool, str]:
     other = open_onnx(reference)
-    if _nhwc(other, data, asked) != _nhwc(opened, data, asked):
+    nhwc = takes_nhwc(opened, data, asked.layout)
+    if takes_nhwc(other, data, asked.layout) != nhwc:
         raise UsageError(f"{asked.file} and {reference} take their input in different layouts; export both alike")
-    batches = islice(_Batches(data, _nhwc(opened, data, asked)), _PARITY_BATCHES)
-    found = file_parity(runtime, _session(other, data, asked), batches)
+    found = file_parity(
+        runtime, session_for(other, data, asked.threads), islice(TestBatches(data, nhwc), PARITY_BATCHES)
+    )
     worst = "an output is not finite" if found.max_abs is None else f"max error {found.max_abs:.3g}"
     return found.passed, (
         f"{'passed' if found.passed else 'failed'}: parity with {reference}: {worst}, tolerance {found.tolerance:.3g}, "
@@ -95,19 +98,21 @@ def _parity(
     )
 
 
-def _session(opened: OnnxFile, data: Data, asked: Question) -> InferenceSession:
+def session_for(opened: OnnxFile, data: Data, threads: int = 1) -> InferenceSession:
     """The file's session; one that takes raw pixels is told how they are normalised where it does not say."""
     model = opened.model
     if "input_mean" not in opened.metadata:
         labels = {"input_mean": json.dumps(data.mean), "input_std": json.dumps(data.std)}
         model = onnx.ModelProto.FromString(model.SerializeToString())
         onnx.helper.set_model_props(model, {**opened.metadata, **labels})
-    return session(model.SerializeToString(), threads=asked.threads)
+    return session(model.SerializeToString(), threads=threads)
 
 
-def _normalisation(opened: OnnxFile, asked: Question) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def normalisation(
+    opened: OnnxFile, mean: str | None, std: str | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and std: the command line's, else what the file's metadata says, else None for the data's own."""
-    given = [_numbers(name, getattr(asked, name)) for name in ("mean", "std")]
+    given = [_numbers(name, text) for name, text in (("mean", mean), ("std", std))]
     if (given[0] is None) != (given[1] is None):
         raise UsageError("--mean and --std are given together; for pixels in 0..1 use --mean 0 --std 1")
     if given[0] is not None:
@@ -128,13 +133,13 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-def _nhwc(opened: OnnxFile, data: Data, asked: Question) -> bool:
+def takes_nhwc(opened: OnnxFile, data: Data, layout: str | None = None) -> bool:
     """Whether a float input wants channels last (raw pixels are turned where the file is fed)."""
     first = opened.inputs[0]
     if first.dtype == "uint8":
         return False
-    if asked.layout:
-        return asked.layout == "NHWC"
+    if layout:
+        return layout == "NHWC"
     channels, height, width = data.input_shape
     return first.shape is not None and first.shape[1:] == (height, width, channels) != (
         channels,
@@ -144,8 +149,10 @@ def _nhwc(opened: OnnxFile, data: Data, asked: Question) -> bool:
 
 
 @dataclass(frozen=True)
-class _Batches:
+class TestBatches:
     """The test part in the layout of the file."""
+
+    __test__ = False  # no test of pytest's
 
     data: Data
     nhwc: bool

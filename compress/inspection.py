@@ -13,18 +13,16 @@ from torch import Tensor, nn
 
 from compress import cost
 from compress.channel_units import gather
+from compress.checkpoint import load_network
 from compress.compaction import ChannelGroup, Survey, survey
 from compress.errors import CompressError, UsageError, first_line
 from compress.units import layer_name
-from compress_models import SpecError, WeightsError, input_shape, load, load_weights
 
 Inspection = dict[str, Any]
 
 SCHEMA = 1
 EXAMPLE_BATCH = 2
 """A traced batch of 1 could be taken for a constant."""
-
-_OPTIONS = "model.options."
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,9 @@ def answer(question: Question) -> Inspection:
         UsageError: it cannot be loaded, does not take the input, or has nothing to prune.
         CompactionError: torch.export cannot follow it.
     """
-    model, shape = _loaded(question)
+    model, shape = load_network(
+        question.spec, question.weights, shape=question.input_shape, assignments=question.assignments
+    )
     try:
         found = inspect(model, shape)
     except UsageError as error:
@@ -87,26 +87,6 @@ def inspect(model: nn.Module, input_shape: Sequence[int]) -> Inspection:
     }
 
 
-def _loaded(question: Question) -> tuple[nn.Module, tuple[int, ...]]:
-    options = _options(question.assignments)
-    shape = None if question.input_shape is None else parse_shape(question.input_shape)
-    # the same facts as a run takes from its data
-    defaults = dict(zip(("in_channels", "input_size"), shape, strict=False)) if shape and len(shape) == 3 else {}
-    torch.manual_seed(0)  # fresh weights, and so the page, are the same every time
-    try:
-        model = load(question.spec, options, defaults=defaults).eval()
-        if question.weights is not None:
-            load_weights(model, question.weights)
-    except (SpecError, WeightsError) as error:
-        raise UsageError(str(error)) from None
-    shape = shape or input_shape(question.spec, options)
-    if shape is None:
-        raise UsageError(
-            f"model {question.spec} does not say what input it takes; give it, for example --input-shape 3,224,224"
-        )
-    return model, shape
-
-
 def _positions(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     """``cost.positions``, with a word on what to do where the model does not take the input."""
     try:
@@ -117,31 +97,6 @@ def _positions(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
             f"it does not take an input of shape {','.join(map(str, shape))}: {first_line(cause)}; "
             "give the right one with --input-shape"
         ) from error
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """The sizes of one input.
-
-    >>> parse_shape("3,224,224")
-    (3, 224, 224)
-
-    Raises:
-        UsageError: these are no sizes.
-    """
-    sizes = [size.strip() for size in text.split(",")]
-    if not all(size.isascii() and size.isdigit() and int(size) for size in sizes):
-        raise UsageError(f"--input-shape wants whole numbers above 0, without the batch, got {text!r}; 3,224,224")
-    return tuple(map(int, sizes))
-
-
-def _options(assignments: Sequence[str]) -> dict[str, Any]:
-    from compress.recipe_text import parse_assignment
-
-    given = dict(map(parse_assignment, assignments))
-    for key in given:
-        if not key.removeprefix(_OPTIONS) or not key.startswith(_OPTIONS):
-            raise UsageError(f"--set {key}: only the model is built here; write --set {_OPTIONS}KEY=VALUE")
-    return {key.removeprefix(_OPTIONS): value for key, value in given.items()}
 
 
 def _layers(

@@ -48,6 +48,17 @@ def precision(device: torch.device) -> dict[str, str]:
 def environment(run: Run) -> dict[str, Any]:
     """Versions, CPU and threads of a run, for its report."""
     return {
+        **versions(),
+        "device": str(run.device),
+        "precision": str(run.autocast).removeprefix("torch.") if run.autocast else "float32",
+        "training_threads": torch.get_num_threads(),
+        "threads": run.recipe.validate_.threads,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Versions, system and CPU: what holds for every command."""
+    return {
         "compress": __version__,
         "torch": torch.__version__,
         "onnxruntime": version("onnxruntime"),
@@ -56,10 +67,6 @@ def environment(run: Run) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "device": str(run.device),
-        "precision": str(run.autocast).removeprefix("torch.") if run.autocast else "float32",
-        "training_threads": torch.get_num_threads(),
-        "threads": run.recipe.validate_.threads,
     }
 
 

@@ -16,11 +16,12 @@ from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from compress.compaction import LayerChange, compact
-from compress.cost import macs, weight_count
+from compress.cost import macs, nonzero_count, weight_count
 from compress.errors import GateError, RunError, UsageError
 from compress.onnx_file import Array, OnnxFile, one_line, open_onnx, session
 from compress.onnx_import import OnnxGraph, OnnxNetwork, read_graph
 from compress.onnx_import.inputs import Input, draw, free_batch, inputs_of
+from compress.onnx_parity import UNEQUAL_WHOLE_NUMBERS, WIDEST, floors_of
 from compress.validate import TOLERANCES
 from compress_exporters._network import Interface, network_to_onnx
 from compress_exporters._versions import min_ort, opset_of
@@ -35,40 +36,47 @@ EXAMPLE_BATCH = 2
 OTHER_BATCHES = (8, 1)
 SEEDS = (0, 1, 2)
 
-UNEQUAL_WHOLE_NUMBERS = 1e-3
-"""Share of a whole-number output (an index of a largest element) that rounding may change."""
-
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a file; pairs are before and after.
 
     Attributes:
+        inputs: of the file, with their sizes settled.
+        floors: what the tolerance of each output is at least, in its own units.
         removed: whether anything was; if not, the written file is the given one.
         layers: every convolution and linear layer.
         weights: numbers in these layers' weights.
+        nonzero: those that are not zero.
         macs: multiply-accumulates of one sample; None where the inputs are not one image.
         size_bytes: of the files, tensors outside them included.
         opset: of the files.
         min_ort: oldest ONNX Runtime that loads the written file, "1.14" for instance.
         max_error: the largest difference of an output in ONNX Runtime, relative to the output's largest number.
-        tolerance: what it may be.
-        proved: the error of the proof in float64.
+        tolerance: what it may be; more than the type's where the given file rounds more (see `floors_of`).
+        dtype: the least precise type that the file computes in, a key of `TOLERANCES`.
+        proved: the error of the proof.
+        proof_dtype: the number type of the proof: float64, or float32 where the file does not fit into memory twice.
         frozen: what had to stay, and why.
     """
 
     file: Path
     out: Path
+    inputs: tuple[Input, ...]
+    floors: tuple[float, ...]
     removed: bool
     layers: tuple[LayerChange, ...]
     weights: tuple[int, int]
+    nonzero: tuple[int, int]
     macs: tuple[int, int] | None
     size_bytes: tuple[int, int]
     opset: tuple[int, int]
     min_ort: str
     max_error: float
     tolerance: float
+    dtype: str
     proved: float
+    proof_dtype: str
     frozen: tuple[str, ...]
 
 
@@ -98,7 +106,7 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         removed = _numbers(narrow) < _numbers(network)
         model = given.exported(narrow) if removed else opened.model
         data = model.SerializeToString(deterministic=True)
-        error = given.parity(session(data)) if removed else 0.0
+        error, tolerance = given.parity(session(data)) if removed else (0.0, TOLERANCES[given.dtype])
     except ExportError as failed:
         raise UsageError(f"{file}: {failed}") from None
     except MemoryError:
@@ -107,16 +115,21 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
     return Outcome(
         file=file,
         out=out,
+        inputs=given.inputs,
+        floors=given.floors,
         removed=removed,
         layers=tuple(replace(layer, name=_in_file(layer.name)) for layer in result.layers),
         weights=(weight_count(network), weight_count(narrow)),
+        nonzero=(nonzero_count(network), nonzero_count(narrow)),
         macs=given.macs(network, narrow),
         size_bytes=(len(opened.model.SerializeToString()), len(data)),
         opset=(opened.opset, opset_of(model)),
         min_ort=min_ort(opset_of(model), model.ir_version),
         max_error=error,
-        tolerance=given.tolerance,
+        tolerance=tolerance,
+        dtype=given.dtype,
         proved=result.max_error_relative,
+        proof_dtype=result.proof_dtype,
         frozen=tuple(_in_file(said) for said in result.frozen_operators),
     )
 
@@ -139,7 +152,8 @@ class _Given:
         self._answers = [(feeds, _answers(self._runtime, feeds)) for feeds in _all_feeds(self.inputs)]
         if not any(answer.dtype.kind == "f" for answer in self._answers[0][1]):
             raise UsageError(f"{opened.path}: no output is a floating-point number, so nothing can be compared")
-        self.tolerance = TOLERANCES["float32"]
+        self.dtype = "float32"
+        self.floors = floors_of(opened.model.SerializeToString(), self._answers)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -157,7 +171,7 @@ class _Given:
         try:
             network = OnnxNetwork(self._graph).eval()
             network.say_sizes_by_input(self.example)
-            self.tolerance = TOLERANCES[_coarsest(network)]
+            self.dtype = _coarsest(network)
             with torch.inference_mode():
                 found = [network.run(_tensors(self.inputs, feeds)) for feeds, _ in self._answers]
         except UsageError as error:
@@ -183,8 +197,8 @@ class _Given:
         opset = min(max(self._opened.opset, OLDEST_WRITTEN), NEWEST_WRITTEN)
         return network_to_onnx(network, self.example, interface, opset=opset)
 
-    def parity(self, runtime: InferenceSession) -> float:
-        """The largest error of another file, relative to the outputs' size.
+    def parity(self, runtime: InferenceSession) -> tuple[float, float]:
+        """The largest error of another file, relative to the outputs' size, and what it may be.
 
         Raises:
             GateError: it is larger than the tolerance, or the outputs are of another kind.
@@ -209,22 +223,22 @@ class _Given:
     def _names(self) -> set[str]:
         return {entry.name for entry in self.inputs}
 
-    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> float:
+    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> tuple[float, float]:
         names = [value.name for value in self._opened.outputs]
-        worst = 0.0
-        for name, want, got in zip(names, expected, found, strict=True):
+        worst = 0.0, TOLERANCES[self.dtype]
+        for name, want, got, floor in zip(names, expected, found, self.floors, strict=True):
             if want.shape != got.shape or want.dtype != got.dtype:
                 raise GateError(
                     f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
                     f"{list(want.shape)}; nothing is written"
                 )
-            error, tolerance = difference(want, got, self.tolerance)
+            error, tolerance = difference(want, got, TOLERANCES[self.dtype], floor)
             if not error <= tolerance:
                 raise GateError(
                     f"parity failed: {who} differs from the given file in ONNX Runtime by {error:.3g} of the size of "
                     f"{name!r}, tolerance {tolerance:.3g}; nothing is written"
                 )
-            worst = max(worst, error if want.dtype.kind == "f" else 0.0)
+            worst = max(worst, (error, tolerance) if want.dtype.kind == "f" else worst)
         return worst
 
 
@@ -235,8 +249,10 @@ def _followed(opened: OnnxFile) -> OnnxGraph:
         raise UsageError(f"{opened.path}: {error}") from None
 
 
-def difference(expected: Array, found: Array, tolerance: float) -> tuple[float, float]:
+def difference(expected: Array, found: Array, tolerance: float, floor: float = 0.0) -> tuple[float, float]:
     """The error of an output, and what it may be: of the largest number, or the share of unequal whole numbers.
+
+    What it may be is at least `floor`, which is in the output's own units.
 
     >>> difference(np.array([1.0, 4.0]), np.array([1.0, 4.4]), 1e-5)[0].__round__(3)
     0.1
@@ -247,7 +263,9 @@ def difference(expected: Array, found: Array, tolerance: float) -> tuple[float, 
         return float("nan"), tolerance
     gap = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)
     scale = np.abs(expected).max(initial=0)
-    return float(gap / scale) if scale else float(gap), tolerance
+    return float(gap / scale) if scale else float(gap), max(
+        tolerance, min(floor / scale, WIDEST)
+    ) if scale else tolerance
 
 
 def _all_feeds(inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:

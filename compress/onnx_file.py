@@ -25,6 +25,9 @@ SIZE_LIMIT_BYTES = 2**31 - 1
 """What one protobuf message can hold. Tensors outside the file are held to it as well: a small file that
 names one large region many times must not fill the memory."""
 
+_UNKNOWN = -1
+"""What paddle2onnx writes for a size that it does not know."""
+
 PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Types of which several share a byte."""
 
@@ -50,7 +53,7 @@ class Value:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A checked ONNX model; tensors kept outside its file are loaded."""
+    """A checked ONNX model; tensors kept outside its file are loaded, and `scattered` says that there were some."""
 
     path: Path
     model: onnx.ModelProto
@@ -58,6 +61,7 @@ class OnnxFile:
     outputs: tuple[Value, ...]
     opset: int
     metadata: dict[str, str]
+    scattered: bool
 
 
 def open_onnx(path: str | Path) -> OnnxFile:
@@ -75,6 +79,7 @@ def open_onnx(path: str | Path) -> OnnxFile:
             declared += _check_tensor(tensor, path.parent)
         except ValueError as error:
             raise UsageError(f"{path}: tensor {tensor.name[:80]!r} {error}; the file is damaged or forged") from None
+    scattered = any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model))
     if declared > SIZE_LIMIT_BYTES:
         raise UsageError(f"{path}: its tensors take {declared / 2**30:.1f} GiB; files of at most 2 GiB are read")
     try:
@@ -84,11 +89,12 @@ def open_onnx(path: str | Path) -> OnnxFile:
     except (onnx.checker.ValidationError, OSError, TypeError, ValueError, KeyError) as error:
         raise UsageError(f"{path}: not a valid ONNX model: {one_line(error)}; export it again") from None
     opset = max((s.version for s in model.opset_import if s.domain in ("", "ai.onnx")), default=0)
-    return OnnxFile(path, model, inputs, outputs, opset, {p.key: p.value for p in model.metadata_props})
+    metadata = {p.key: p.value for p in model.metadata_props}
+    return OnnxFile(path, model, inputs, outputs, opset, metadata, scattered)
 
 
 def session(
-    model: str | Path | bytes, *, threads: int = 1, provider: str = "CPUExecutionProvider"
+    model: str | Path | bytes, *, threads: int = 1, provider: str = "CPUExecutionProvider", optimised: bool = True
 ) -> "onnxruntime.InferenceSession":
     """A quiet, sequential ONNX Runtime session.
 
@@ -96,6 +102,7 @@ def session(
         model: the file or its bytes.
         threads: that one operator may use.
         provider: ONNX Runtime's name of where to run.
+        optimised: off, the operators run as they are written.
 
     Raises:
         UsageError: no such provider here, or ONNX Runtime refuses the model.
@@ -110,6 +117,8 @@ def session(
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # fatal: an error is raised, printing it as well says it twice
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=[provider])
@@ -285,7 +294,14 @@ def _value(info: onnx.ValueInfoProto) -> Value:
     kind = info.type.tensor_type
     shape = None
     if kind.HasField("shape"):
-        if any(dim.dim_value < 0 for dim in kind.shape.dim):
+        if any(dim.dim_value < _UNKNOWN for dim in kind.shape.dim):
             raise ValueError(f"{info.name[:80]!r} has a negative size")
-        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
+        shape = tuple(_size(dim) for dim in kind.shape.dim)
     return Value(info.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def _size(dim: Any) -> int | str | None:
+    """A size, the name of a free one, or None where nothing is said."""
+    if not dim.HasField("dim_value"):
+        return dim.dim_param or None
+    return None if dim.dim_value == _UNKNOWN else int(dim.dim_value)

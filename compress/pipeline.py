@@ -1,22 +1,25 @@
 """The main job: recipe -> model, data -> train -> prune -> compact -> export -> validate -> report."""
 
 import errno
+import functools
 import json
-from dataclasses import asdict
-from itertools import islice
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from compress import __version__, machine, stages, targets
+from compress.app import stage as app
 from compress.assemble import assemble
+from compress.checkpoint import save_weights
+from compress.conversion import calibration_images
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError, RunError, UsageError
 from compress.preflight import check
 from compress.progress import Display
-from compress.recipe import Recipe
+from compress.recipe import ExportSection, Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
 from compress.run_directory import RunDirectory, key_of
@@ -24,12 +27,9 @@ from compress.stages import Payload, Run, digest
 from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
-from compress_exporters.artifact import check_installed
+from compress_exporters._versions import min_ort
+from compress_exporters.artifact import check_installed, scratch_beside
 from compress_models import SpecError, WeightsError
-
-CALIBRATION_BATCH = 100
-CALIBRATION_BATCHES = 5
-"""Training images that formats may choose ranges of numbers by: 500."""
 
 
 def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) -> dict[str, Any]:
@@ -59,14 +59,14 @@ def prune_and_export(recipe: Recipe, out: Path, display: Display | None = None) 
             known = translated(error)
             status = "failed" if isinstance(error, Exception) else "interrupted"
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(known, "exit_code", 1)
-            _write_report(run, assemble(run, machine.environment(run), status, code))
+            write_report(out, assemble(run, machine.environment(run), status, code))
             if known is error:
                 raise
             raise known from None
-        _write_report(run, report)
+        write_report(out, report)
         directory.clear_progress()
         if report["status"] == "gate_failed":
-            raise GateError(_failures(report))
+            raise GateError(failures(report))
         return report
 
 
@@ -75,11 +75,13 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
 
     Raises:
         UsageError: something asked for does not exist or does not fit; hours later would be too late.
+        RunError: a target cannot be reached.
     """
     for target in recipe.validate_.targets:
-        _check_target(target, recipe.export.formats)
+        _check_target(target, recipe.export)
     device = machine.device(recipe.device)
-    run = Run(recipe, directory, display, _data(recipe, device), device, None)
+    run = Run(recipe, directory, display, data_of(recipe, device), device, None)
+    run.write = functools.partial(_write_for_target, run)
     try:
         for format in recipe.export.formats:
             if package := getattr(find(format), "package", None):
@@ -94,15 +96,36 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     return run
 
 
-def _check_target(target: str, formats: tuple[str, ...]) -> None:
+def _check_target(target: str, asked: ExportSection) -> None:
     suffixes = targets.find(target).SUFFIXES
-    if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *formats)):
+    if not any(find(format).suffix.endswith(suffixes) for format in ("onnx", *asked.formats)):
         raise UsageError(
             f"target {target} runs {' and '.join(suffixes)} files, and none is written; add one with --format"
         )
+    has, needs = targets.check(target).get("onnxruntime", ""), min_ort(asked.opset, 0)
+    if has and _release(has) < _release(needs):
+        raise UsageError(
+            f"target {target} has onnxruntime {has}, and files of opset {asked.opset} need {needs} at least; "
+            "update it there (python -m pip install --upgrade onnxruntime), or lower --opset"
+        )
 
 
-def _data(recipe: Recipe, device: torch.device) -> Data:
+def _write_for_target(run: Run, model: torch.nn.Module, path: Path) -> Path:
+    """A network in the first format that the first target runs."""
+    asked = run.recipe.export
+    suffixes = targets.find(run.recipe.validate_.targets[0]).SUFFIXES
+    exporter = next(e for e in map(find, ("onnx", *asked.formats)) if e.suffix.endswith(suffixes))
+    images = calibration_images(run.data) if getattr(exporter, "calibrates", False) else None
+    wanted = Request(model.eval(), run.data.input_shape, asked.batch, asked.opset, calibration=images)
+    return exporter.export(wanted, path.with_name(path.name + exporter.suffix)).path
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def data_of(recipe: Recipe, device: torch.device) -> Data:
+    """The data that a recipe names."""
     held_out = recipe.data.held_out
     return load(
         recipe.data.name,
@@ -122,6 +145,7 @@ def _run(run: Run) -> dict[str, Any]:
         payload = stages.compaction(run, number, payload)
     export(run, payload)
     validate(run, payload)
+    app.write(run, assemble(run, machine.environment(run)), lambda: _network(run, payload))
     return assemble(run, machine.environment(run))
 
 
@@ -138,9 +162,11 @@ def export(run: Run, payload: Payload) -> Payload:
                 ends = (exporter.suffix, *getattr(exporter, "companions", ()))
                 run.directory.own(*(f"{name}{end}" for end in ends))
                 path = run.directory.path / f"{name}{exporter.suffix}"
-                artifact = asdict(exporter.export(_request(run, networks[name]), path))
+                artifact = asdict(exporter.export(request(run, networks[name]), path))
                 written.append({**artifact, "path": path.name, "files": [f"{name}{end}" for end in ends]})
-        run.directory.place("checkpoints/model.safetensors", lambda file: _save_weights(payload, file))
+        run.directory.place(
+            "checkpoints/model.safetensors", lambda file: save_weights(payload["state"], payload["attributes"], file)
+        )
         return {"artifacts": written}
 
     stage = run.stage("export", "export", {"export": asked.model_dump(mode="json")}, work)
@@ -151,13 +177,18 @@ def export(run: Run, payload: Payload) -> Payload:
     return stage
 
 
-def _save_weights(payload: Payload, file: Path) -> None:
-    """The pruned network's weights, with what `compress.compaction.restore` needs to make a fresh one as narrow."""
-    state = {name: value.clone() for name, value in payload["state"].items()}
-    save_file(state, file, metadata={"attributes": json.dumps(payload["attributes"])})
+def _network(run: Run, payload: Payload) -> bytes:
+    """The pruned network as ONNX, normalised float32 images one by one, which model.onnx need not take."""
+    asked = run.recipe.export
+    if asked.batch in (1, "dynamic") and not asked.uint8_input:
+        return (run.directory.path / "model.onnx").read_bytes()
+    with scratch_beside(run.directory.path / "app.onnx") as file:
+        find("onnx").export(replace(request(run, payload), batch=1, normalisation=None), file)
+        return file.read_bytes()
 
 
-def _request(run: Run, payload: Payload) -> Request:
+def request(run: Run, payload: Payload) -> Request:
+    """What exporters are asked for a network of a run."""
     asked, data = run.recipe.export, run.data
     scale = 1.0 if data.test.raw(0, 1) is None else 1 / 255  # of the stored values, before mean and std
     metadata = {
@@ -169,7 +200,7 @@ def _request(run: Run, payload: Payload) -> Request:
         "producer": f"compress {__version__}",
     }
     normalisation = (data.mean, data.std) if asked.uint8_input else None
-    images = torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+    images = calibration_images(data)
     return Request(run.model(payload), data.input_shape, asked.batch, asked.opset, normalisation, metadata, images)
 
 
@@ -177,7 +208,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What of the recipe decides the model: neither where files lie nor what is measured afterwards."""
     table = recipe.to_dict()
     elsewhere = {"model": ("weights",), "data": ("root", "workers")}
-    kept = {name: section for name, section in table.items() if name not in ("device", "validate")}
+    kept = {name: section for name, section in table.items() if name not in ("device", "validate", "app")}
     return kept | {name: {k: v for k, v in table[name].items() if k not in out} for name, out in elsewhere.items()}
 
 
@@ -186,9 +217,10 @@ def _intact(run: Run, artifact: dict[str, Any]) -> bool:
     return here and digest(run.directory.path / artifact["path"]) == str(artifact["sha256"])
 
 
-def _write_report(run: Run, report: dict[str, Any]) -> None:
-    write_json(report, run.directory.path / "report.json")
-    write_html(report, run.directory.path / "report.html")
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.json and report.html."""
+    write_json(report, folder / "report.json")
+    write_html(report, folder / "report.html")
 
 
 def translated(error: BaseException) -> BaseException:
@@ -202,7 +234,8 @@ def translated(error: BaseException) -> BaseException:
     return error
 
 
-def _failures(report: dict[str, Any]) -> str:
+def failures(report: dict[str, Any]) -> str:
+    """The gates and parities that failed, in one line."""
     found = [
         f"{gate['name']} = {gate['value']} against the limit {gate['limit']}"
         for gate in report["gates"]

@@ -6,11 +6,11 @@ import torch
 
 from compress import cost
 from compress.budget import select
+from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
 from compress.stages import Run
 from compress.train import Task, evaluating, top1
 from compress.units import ElementUnits, layer_name
-from compress_models import load_weights
 from compress_models.spec import quote
 
 
@@ -25,7 +25,7 @@ def check(run: Run) -> None:
     asked = f"model {recipe.model.name} on data {recipe.data.name}"
     model = run.build()
     if recipe.model.weights:
-        load_weights(model, recipe.model.weights)
+        model = load_weights(model, recipe.model.weights)
     if recipe.export.uint8_input and data.test.raw(0, 1) is None:
         raise UsageError(f"uint8_input needs 8-bit images; those of data {recipe.data.name} are not: leave it out")
     layers = {layer_name(name) for name in cost.prunable(model)}

@@ -130,6 +130,10 @@ class Step(BaseModel):
         kind = "channel" if self.units == "channel" else "element"
         if kind in method.refuses:
             raise UsageError(f"method {self.method} cannot prune {kind}s: {method.refuses[kind]}")
+        if self.budget.latency is not None and kind != "channel":
+            raise UsageError(
+                f'a latency budget chooses how many channels stay: write units = "channel", not {self.units}'
+            )
         if self.finetune.epochs and not method.retrains:
             raise UsageError(f"retraining would undo method {self.method}; set finetune.epochs = 0")
         if ":" in self.units and int(self.units.partition(":")[0]) >= int(self.units.partition(":")[2]):
@@ -173,6 +177,14 @@ class ValidateSection(Section):
     gates: Gates = Gates()
 
 
+class AppSection(Section):
+    """The app bundle, DIR/app; written where the data are classified 8-bit images."""
+
+    write: bool = True
+    web_runtime: Path | None = None
+    """Folder of onnxruntime-web, for the offline page; ./node_modules/onnxruntime-web by default."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -182,6 +194,7 @@ class Recipe(Section):
     prune: tuple[Step, ...] = ()
     export: ExportSection = ExportSection()
     validate_: ValidateSection = Field(default=ValidateSection(), alias="validate")
+    app: AppSection = AppSection()
     seed: Count = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

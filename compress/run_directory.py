@@ -21,8 +21,9 @@ _OWNED = "artifacts.json"
 _ALWAYS_OWNED = ("dense.onnx", "model.onnx", "report.json", "report.html")
 """Files that a changed recipe makes stale, with those that `RunDirectory.own` names; no others are deleted."""
 
-_MADE_AFTER = {"validate": ("report.json", "report.html")}
-"""What is made from a stage, where that is not everything: other gates leave the exported files as they are."""
+_MADE_AFTER = {"validate": ("report.json", "report.html", "app/"), "app": ("app/",)}
+"""Starts of the names of what is made from a stage, where that is not everything: other gates leave the exported
+files as they are."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -91,7 +92,9 @@ class RunDirectory:
     def _remove_left_overs(self) -> None:
         """Temporary files of a run that was killed: ours alone, by the names they lead to."""
         # an exporter that builds on another's file writes beside that file's temporary name: two dots
-        patterns = [".*.part", *(f"{dots}{glob.escape(name)}.*" for name in self._owned() for dots in (".", ".."))]
+        patterns = [".*.part"]
+        for folder, name in map(os.path.split, self._owned()):
+            patterns += [os.path.join(glob.escape(folder), f"{dots}{glob.escape(name)}.*") for dots in (".", "..")]
         for pattern in patterns:
             for left_over in [*self.path.glob(pattern), *self.checkpoints.glob(pattern)]:
                 left_over.unlink()
@@ -146,12 +149,12 @@ class RunDirectory:
                     "damaged, and this command overwrites none; choose another --out"
                 )
             (self.checkpoints / f"{stage}.pt").unlink()
-            made = _MADE_AFTER.get(stage, sorted({*self._owned()}))
+            made = [name for name in sorted({*self._owned()}) if name.startswith(_MADE_AFTER.get(stage, ("",)))]
             stale = [file for name in made if (file := self.path / name).is_file()]
             for file in stale:
                 file.unlink()
             if stale:
-                names = ", ".join(file.name for file in stale)
+                names = ", ".join(dict.fromkeys(file.relative_to(self.path).parts[0] for file in stale))
                 self.notes.append(
                     f"{stage} must run again (its inputs changed or its checkpoint is damaged); deleted {names}"
                 )

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress import __version__, cost, methods, rounds
+from compress import __version__, cost, latency, methods, rounds, targets
+from compress.budget import Budget
 from compress.channel_units import ChannelUnits
+from compress.checkpoint import attributes_of, load_weights
 from compress.compaction import channel_groups, compact, restore
 from compress.data import Data
 from compress.descent import Optimization
@@ -27,7 +29,7 @@ from compress.recipe import Recipe, Step
 from compress.run_directory import RunDirectory, key_of
 from compress.train import Epoch, Task, derive, evaluate, to_device
 from compress.units import ElementUnits, Units, layer_name
-from compress_models import load, load_weights, resolve
+from compress_models import load, resolve
 from compress_models.spec import source_of
 
 Payload = dict[str, Any]
@@ -47,6 +49,10 @@ class Run:
     stages: list[dict[str, Any]] = field(default_factory=list)
     payloads: dict[str, Payload] = field(default_factory=dict)
     told: int = 0
+    write: latency.Write = latency.no_writer
+    """Exports a network as the run's first target runs it."""
+    latencies: list[dict[str, Any]] = field(default_factory=list)
+    """What was found for every step with a budget of time."""
 
     def stage(
         self, name: str, title: str, depends: dict[str, Any], work: Callable[[], Payload], epochs: int = 0
@@ -136,7 +142,7 @@ def dense(run: Run) -> Payload:
     def work() -> Payload:
         model = run.build()
         if recipe.model.weights:
-            load_weights(model, recipe.model.weights)
+            model = load_weights(model, recipe.model.weights)
         task, history = run.task(model), list[dict[str, Any]]()
         optimization = Optimization(**recipe.train.model_dump())
         early: dict[str, Tensor] = {}
@@ -152,7 +158,7 @@ def dense(run: Run) -> Payload:
             write({**snapshot, "early": early})
 
         rounds.training(task, "dense", optimization, **{**hooks, "save": save})
-        return {**_payload(run, task, {}, history), "early": early}
+        return {**_payload(run, task, attributes_of(model), history), "early": early}
 
     return run.stage("dense", "dense", depends, work, recipe.train.epochs)
 
@@ -161,6 +167,8 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     """One step of the recipe: masks found and burnt in, weights retrained under them."""
     step = run.recipe.prune[number]
     name, title = f"prune-{number}", f"prune-{number} {step.method} {step.units}"
+    if step.budget.latency is not None:
+        step = step.model_copy(update={"budget": _timed(run, number, before)})
     knobs = asdict(methods.build(step.method, step.knobs))
     depends = {
         "step": step.model_dump(mode="json", exclude={"round_channels", "method"}),
@@ -178,6 +186,24 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
         return _payload(run, task, before["attributes"], history)
 
     return run.stage(name, title, depends, work, step.rounds * (step.epochs + step.finetune.epochs))
+
+
+def _timed(run: Run, number: int, before: Payload) -> Budget:
+    """The step's budget of time as counts per layer, measured once per run directory."""
+    step, target = run.recipe.prune[number], run.recipe.validate_.targets[0]
+    multiple = step.round_channels
+    if multiple == 1 and ".onnx" in targets.find(target).SUFFIXES:
+        multiple = latency.BLOCK
+    key = key_of(network=run.key, budget=asdict(step.budget), target=target, multiple=multiple)[:12]
+
+    def choose() -> dict[str, Any]:
+        with run.display.stage(f"latency-{number} {step.budget.latency} on {target}", 0):
+            bench = latency.Bench(target, run.write, run.data.input_shape, run.recipe.validate_.threads, multiple)
+            return latency.search(run.model(before), run.model(run.payloads["dense"]), step.budget, bench)
+
+    found = run.directory.decide(f"latency-{number}-{key}", choose)
+    run.latencies.append({"step": number, **found})
+    return replace(step.budget, latency=None, keep=found["keep"], floor=0.0, skip=())
 
 
 def compaction(run: Run, number: int, before: Payload) -> Payload:

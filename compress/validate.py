@@ -56,14 +56,14 @@ class Parity:
     Attributes:
         max_abs: largest difference of two outputs; None where an output is not finite.
         tolerance: what it may be, in the outputs' own units.
-        top1_agreement: fraction of the images with the same largest output.
+        top1_agreement: fraction of the images with the same largest output; None where no output tells classes.
         samples: images compared.
         passed: all outputs are finite and max_abs is within the tolerance.
     """
 
     max_abs: float | None
     tolerance: float
-    top1_agreement: float
+    top1_agreement: float | None
     samples: int
     passed: bool
 

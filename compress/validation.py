@@ -1,13 +1,17 @@
 """The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from inspect import signature
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from compress import machine, targets
 from compress.onnx_file import session
+from compress.recipe import ValidateSection
 from compress.stages import Payload, Run
 from compress.train import evaluate
 from compress.validate import accuracy, check_gates, parity
@@ -26,7 +30,7 @@ def validate(run: Run, payload: Payload) -> Payload:
         dense = run.payloads["dense"]
         models = {a["path"]: dense if a["path"].startswith("dense.") else payload for a in _artifacts(run)}
         results = {a["path"]: _check(run, a, models[a["path"]]) for a in _artifacts(run)}
-        measurements, speedup = _latency(run, list(models))
+        measurements, speedup = latency(run.directory.path, list(models), asked)
         figures = {part: _figures(run, results[f"{name}.onnx"], models[f"{name}.onnx"]) for part, name in _PARTS}
         for measured in measurements[:2]:
             part = "dense" if measured["artifact"].startswith("dense.") else "pruned"
@@ -82,20 +86,32 @@ def _figures(run: Run, result: dict[str, Any], payload: Payload) -> dict[str, An
     }
 
 
-def _latency(run: Run, names: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Measurements on every target, and the speed-up on the first: dense and pruned interleaved in one run."""
-    asked = run.recipe.validate_
+def latency(
+    folder: Path, names: Sequence[str], asked: ValidateSection, **more: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measurements on every target, and the speed-up on the first: dense and pruned interleaved in one run.
+
+    Args:
+        folder: of the files.
+        names: of the files, the dense one first.
+        asked: targets, threads and time.
+        more: for targets that know these words: `shapes` of inputs, for instance.
+
+    Returns:
+        The report's measurements, and its keys that begin with speedup.
+    """
     measurements: list[dict[str, Any]] = []
     speedup: dict[str, Any] = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "speedup_claimed"))
     for name in asked.targets:
         target = targets.find(name)
         results, ratio = target.measure(
-            [run.directory.path / file for file in names if file.endswith(target.SUFFIXES)],
+            [folder / file for file in names if file.endswith(target.SUFFIXES)],
             threads=asked.threads,
             warm_up=asked.warm_up,
             repeats=asked.repeats,
             budget_seconds=asked.seconds,
             target=name,
+            **{word: value for word, value in more.items() if word in signature(target.measure).parameters},
         )
         measurements.extend(asdict(result) for result in results)
         if ratio is not None and speedup["speedup"] is None:

@@ -17,9 +17,10 @@ from torchvision import models
 
 from compress import cost
 from compress.channel_units import ChannelUnits
+from compress.checkpoint import parse_shape
 from compress.compaction import channel_groups
 from compress.errors import UsageError
-from compress.inspection import inspect, parse_shape
+from compress.inspection import inspect
 from compress.report import coupling
 from compress.report.html import render_inspection
 from compress_models import input_shape, load, names

@@ -62,6 +62,8 @@ class Data:
         fingerprint: SHA-256 of the content or, for streamed files, of their identity.
         loss: f(outputs, y) -> scalar; None is cross-entropy.
         metric: f(outputs, y) -> one score per image, higher is better, averaged over a part; None is top-1.
+        shorter_side: length that an image's shorter side was resized to before its middle was cut out; None where
+            images were not cut.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Data:
     fingerprint: str
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     metric: Callable[[Tensor, Tensor], Tensor] | None = None
+    shorter_side: int | None = None
 
 
 @dataclass(frozen=True)

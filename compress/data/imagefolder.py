@@ -52,6 +52,7 @@ def imagefolder(request: Request) -> Data:
         held_out=held_out,
         test=split(test, test),
         fingerprint=_identity(sets, size),
+        shorter_side=_shorter_side(size),
     )
 
 
@@ -76,11 +77,15 @@ def _same_classes(request: Request, sets: dict[str, Any]) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def _shorter_side(size: int) -> int:
+    return round(size * 256 / 224)
+
+
 def _transforms(size: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     from torchvision.transforms import v2  # takes a second to import
 
     pixels = [v2.PILToTensor(), v2.ToDtype(torch.uint8)]
-    plain = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), *pixels]
+    plain = [v2.Resize(_shorter_side(size), antialias=True), v2.CenterCrop(size), *pixels]
     return v2.Compose(plain), v2.Compose([v2.RandomResizedCrop(size, antialias=True), *pixels])
 
 

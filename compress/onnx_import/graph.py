@@ -1,7 +1,7 @@
 """An ONNX file as plain nodes and constants, in the operators that the table has."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,10 @@ def read_graph(opened: OnnxFile) -> OnnxGraph:
     opset = _opset(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     origins: dict[str, tuple[str, bool]] = {}
-    nodes = list(_unfolded(model, constants, origins))
     inputs, outputs = (tuple(value.name for value in values) for values in (opened.inputs, opened.outputs))
+    nodes = _without_unread(list(_unfolded(model, constants, origins)), outputs)
     types = tuple(value.dtype for value in opened.inputs)
-    return OnnxGraph(tuple(nodes), constants, origins, inputs, outputs, opset, types)
+    return OnnxGraph(nodes, constants, origins, inputs, outputs, opset, types)
 
 
 def _check_type(name: str, dtype: str) -> None:
@@ -194,6 +194,12 @@ def _unfolded(
         constants.update(_computed(model, folded, constants, needed))
     for index, node in enumerate(rest):
         yield _plain(node, index)
+
+
+def _without_unread(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[Node, ...]:
+    """Outputs that nobody reads lose their names: old exporters name a Dropout's mask always."""
+    read = {name for node in nodes for name in node.inputs} | set(outputs)
+    return tuple(replace(n, outputs=tuple(name if name in read else "" for name in n.outputs)) for n in nodes)
 
 
 def _alias(node: onnx.NodeProto, constants: dict[str, Numbers], origins: dict[str, tuple[str, bool]]) -> bool:

@@ -49,19 +49,19 @@ def free_batch(opened: OnnxFile, inputs: Sequence[Input]) -> str | None:
     return next((name for name in names if isinstance(name, str) and name.isidentifier()), "batch")
 
 
-def inputs_of(opened: OnnxFile, graph: OnnxGraph, asked: Sequence[str] = ()) -> tuple[Input, ...]:
+def inputs_of(opened: OnnxFile, graph: OnnxGraph | None, asked: Sequence[str] = ()) -> tuple[Input, ...]:
     """The inputs with their sizes settled.
 
     Args:
         opened: the file.
-        graph: what `read_graph` makes of it.
+        graph: what `read_graph` makes of it, where it can be followed; says what whole numbers look up.
         asked: "NAME=1,3,224,224" for each input whose sizes are to be fixed; a word as the first leaves it free.
 
     Raises:
         UsageError: no such input, sizes that do not fit the file, or sizes that the file leaves open.
     """
     given = _given(opened, asked)
-    below = _lookups(graph)
+    below = _lookups(graph) if graph else {}
     inputs = tuple(_settled(value, given.get(value.name), below.get(value.name)) for value in opened.inputs)
     firsts = {v.shape[0] for v, i in zip(opened.inputs, inputs, strict=True) if i.batched and v.shape}
     names = sorted(name for name in firsts if isinstance(name, str))

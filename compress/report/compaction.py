@@ -23,7 +23,7 @@ def summary(outcome: "Outcome", console: Console) -> None:
         verdict = f"{len(changed)} of {len(outcome.layers)} layers are narrower, and the outputs are the same"
         proof = (
             f"largest error in ONNX Runtime {scientific(outcome.max_error)} of the output's size (allowed "
-            f"{scientific(outcome.tolerance)}); in float64 {scientific(outcome.proved)}"
+            f"{scientific(outcome.tolerance)}); in {outcome.proof_dtype} {scientific(outcome.proved)}"
         )
     else:
         verdict = f"nothing in {outcome.file} is dead"

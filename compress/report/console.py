@@ -40,6 +40,8 @@ def summary(report: Report, console: Console, directory: Path | None = None) -> 
 
 def _files(report: Report, directory: Path | None) -> list[tuple[str, str]]:
     written = [(text(a, "path"), size(number(a, "size_bytes"))) for a in rows(report, "artifacts")]
+    if bundle := text(report, "app", "path"):
+        written.append((f"{bundle}/", "the model with its preprocessing, programs and a model card"))
     named = [*written, ("report.html", ""), ("report.json", "")] if directory else written
     return [(clean(directory / path) if directory else path, stored) for path, stored in named]
 

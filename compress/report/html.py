@@ -109,6 +109,7 @@ TABLES = (
     tables.proof,
     tables.artifacts,
     tables.measurements,
+    tables.devices,
     tables.stages,
     tables.origin,
 )

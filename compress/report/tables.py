@@ -15,7 +15,7 @@ from compress.report.formats import (
     seconds,
     size,
 )
-from compress.report.words import gate_value, score
+from compress.report.words import gate_value, reference, score
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,11 @@ def gates(report: Report) -> Table:
 
 
 def proof(report: Report) -> Table:
-    """What was proved: compaction exact in float64, ONNX Runtime equal to PyTorch."""
+    """What was proved: compaction exact in float64, ONNX Runtime equal to PyTorch, or to the given file."""
     compaction, parity = value(report, "compaction") or {}, value(report, "parity") or {}
     dtype, found = text(compaction, "dtype") or "float64", number(compaction, "max_error_relative")
     frozen = [clean(name) for name in sequence(compaction, "frozen_operators")]
+    beside = reference(report)
     lines = (
         (f"Compaction: largest error in {dtype}, of the output's scale", scientific(found)),
         ("Compaction: largest error as shipped", scientific(number(compaction, "max_abs_error_shipped"))),
@@ -131,11 +132,11 @@ def proof(report: Report) -> Table:
             "Compaction: operators frozen, no rule known",
             listing(frozen) or (UNKNOWN if found is None else "none"),
         ),
-        ("Parity with PyTorch: largest error", scientific(number(parity, "max_abs"))),
-        ("Parity with PyTorch: tolerance", scientific(number(parity, "tolerance"))),
-        ("Parity with PyTorch: same top-1 answer", percent(number(parity, "top1_agreement"))),
-        ("Parity with PyTorch: samples", count(number(parity, "samples"))),
-        ("Parity with PyTorch", answer(value(parity, "passed"), "passed", UNKNOWN)),
+        (f"Parity with {beside}: largest error", scientific(number(parity, "max_abs"))),
+        (f"Parity with {beside}: tolerance", scientific(number(parity, "tolerance"))),
+        (f"Parity with {beside}: same top-1 answer", percent(number(parity, "top1_agreement"))),
+        (f"Parity with {beside}: samples", count(number(parity, "samples"))),
+        (f"Parity with {beside}", answer(value(parity, "passed"), "passed", UNKNOWN)),
     )
     known = tuple(line for line in lines if line[1] != UNKNOWN)
     return Table("proof", "Proof of compaction and parity", ("Check", "Found"), known)
@@ -192,6 +193,13 @@ def measurements(report: Report) -> Table:
     latency = ("p50", "p90", "p99", "Spread", "Repeats", "Load", "First run")
     columns = ("File", "Target", "Provider", "Status", "Threads", *latency, "Peak memory")
     return Table("measurements", "Latency measurements", columns, body, words=4)
+
+
+def devices(report: Report) -> Table:
+    """What every target said of itself, once."""
+    found = {text(m, "target"): value(m, "device") for m in reversed(rows(report, "measurements"))}
+    body = tuple((target, *item) for target, device in reversed(found.items()) for item in _flat(device, ""))
+    return Table("devices", "Targets", ("Target", "Item", "Value"), body, words=3)
 
 
 def stages(report: Report) -> Table:

@@ -94,7 +94,7 @@ def _passed(report: Report) -> str:
     unchecked = [text(gate, "name") or "unnamed" for gate in gates if value(gate, "passed") is not True]
     said = f"{met} of {len(gates)} gates met" if gates else "No gate was set"
     if value(report, "parity", "passed") is True:
-        said += ", and ONNX Runtime agrees with PyTorch"
+        said += f", and ONNX Runtime agrees with {reference(report)}"
     return f"{said}." + (f" Not checked: {listing(unchecked)}." if unchecked else "")
 
 
@@ -106,8 +106,8 @@ def _unfinished(report: Report, ended: Outcome) -> str:
     code = text(report, "exit_code")
     ending = f"The run {'was interrupted' if ended == 'interrupted' else 'stopped'}{after}"
     ending += f" (exit code {code})" if code else ""
-    # exit code 1 is an internal error: the same command would end the same way
-    resumes = "" if code == "1" else " The same command continues from there."
+    # after an internal error (1), bad input (2) or unequal files (3) the same command would end the same way
+    resumes = "" if code in ("1", "2", "3") else " The same command continues from there."
     return f"{ending}.{resumes} Shown is what was known by then."
 
 
@@ -143,18 +143,27 @@ def gate_value(name: str, x: float | None) -> str:
 
 
 def parity_line(report: Report) -> str:
-    """How far ONNX Runtime's outputs are from PyTorch's."""
+    """How far ONNX Runtime's outputs are from those of PyTorch, or of the given file."""
     parity = value(report, "parity") or {}
     error, limit = number(parity, "max_abs"), number(parity, "tolerance")
     passed = value(parity, "passed")
     if error is None or passed is None:
-        return "parity of ONNX Runtime with PyTorch was not measured"
+        return f"parity of ONNX Runtime with {reference(report)} was not measured"
     samples, agreement = number(parity, "samples"), number(parity, "top1_agreement")
-    sentence = f"parity of ONNX Runtime with PyTorch is {'good' if passed is True else 'broken'}: "
+    sentence = f"parity of ONNX Runtime with {reference(report)} is {'good' if passed is True else 'broken'}: "
     sentence += f"outputs differ by at most {error:.1e}"
     sentence += f" (tolerance {limit:.1e})" if limit is not None else ""
     sentence += f" over {count(samples)} samples" if samples is not None else ""
     return sentence + (f", same top-1 answer for {percent(agreement)}" if agreement is not None else "")
+
+
+def reference(report: Report) -> str:
+    """What the outputs were compared with.
+
+    >>> reference({}), reference({"parity": {"reference": "the given file"}})
+    ('PyTorch', 'the given file')
+    """
+    return text(report, "parity", "reference") or "PyTorch"
 
 
 def score(report: Report, x: float | None) -> str:

@@ -1,8 +1,9 @@
 """Where latency is measured: one file per target, and the folder is the table.
 
-A file ``foo.py`` is the target ``foo``; ``foo:ADDRESS`` is the same with an address that the target reads itself.
+A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads
+itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
-compared with it.
+compared with it. One that must be reached first says so in ``check(target)``.
 """
 
 import importlib
@@ -100,7 +101,7 @@ class Speedup:
 
 def names() -> list[str]:
     """Names of the targets."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def find(target: str) -> ModuleType:
@@ -112,4 +113,15 @@ def find(target: str) -> ModuleType:
     name = target.partition(":")[0]
     if name not in names():
         raise UsageError(f"no target {target!r}; {nearest(name, names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def check(target: str) -> Mapping[str, str]:
+    """Reach a target before hours are spent; what it says of itself, nothing where it has no such check.
+
+    Raises:
+        UsageError: no such target, or it is not set up for measuring.
+        RunError: it cannot be reached.
+    """
+    found: Mapping[str, str] = getattr(find(target), "check", lambda target: {})(target)
+    return found

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compress_exporters.artifact import Artifact, ExportError, Predict, Request
 
 __all__ = ["Artifact", "ExportError", "Format", "Request", "find", "formats"]
@@ -30,6 +32,8 @@ class Format(Protocol):
     """Ends of the names of further files beside it, ``(".h",)`` for instance; left out where there are none."""
     package: str
     """Module of the optional package that it needs, installed by the extra named as the format; left out elsewhere."""
+    calibrates: bool
+    """True where `convert` needs calibration images; left out elsewhere."""
     compares: bool
     """True where the unpruned network is written as well, because targets compare the two; left out elsewhere."""
 
@@ -38,6 +42,19 @@ class Format(Protocol):
 
         Raises:
             ExportError: the model cannot be written as asked.
+        """
+
+    def convert(self, onnx_path: Path, path: Path, calibration: "Tensor | None" = None) -> "Artifact":
+        """Write the file from an ONNX file of anyone's; left out where only a PyTorch model will do.
+
+        Args:
+            onnx_path: a self-contained ONNX file that ONNX Runtime loads.
+            path: the file to write.
+            calibration: normalised images in the layout that the file takes, for formats that choose ranges of
+                numbers by them.
+
+        Raises:
+            ExportError: the file cannot be converted.
         """
 
     def load(self, path: Path) -> "Predict":

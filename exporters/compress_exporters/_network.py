@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress_exporters._versions import lower_ir_version, opset_of
 from compress_exporters.artifact import ExportError
-from compress_exporters.onnx import _quiet, _reason, _strip
+from compress_exporters.onnx import _quiet, _reason, strip
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def network_to_onnx(
         raise ExportError(f"PyTorch cannot export the network: {_reason(error)}") from error
     if opset_of(proto) != opset:
         raise ExportError(f"opset {opset} was asked for, the exporter could only write {opset_of(proto)}")
-    _strip(proto)
+    strip(proto)
     # Types of inner values can be inferred again, and cost bytes.
     proto.graph.ClearField("value_info")
     _name(proto.graph, interface)

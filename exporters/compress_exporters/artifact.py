@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-    """Outputs for normalised images, both with the batch first, as float32."""
+Predict = Callable[["npt.NDArray[np.float32]"], "npt.NDArray[np.float32]"]
+"""Outputs for normalised images, both with the batch first, as float32."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels scaled to 0..1."""

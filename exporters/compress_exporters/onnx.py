@@ -71,7 +71,7 @@ def export(request: Request, path: Path) -> Artifact:
     if request.normalisation is not None:
         model = _PixelInput(model, request.normalisation).eval()
     proto = _trace(request, model)
-    _strip(proto)
+    strip(proto)
     _label(proto, request)
     lower_ir_version(proto)
     data = proto.SerializeToString(deterministic=True)
@@ -178,7 +178,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no further reason'}"
 
 
-def _strip(message: Any) -> None:
+def strip(message: Any) -> None:
     """Clear documentation and metadata of a protobuf message and of all that it holds."""
     for field in ("doc_string", "metadata_props"):
         if field in message.DESCRIPTOR.fields_by_name:
@@ -186,7 +186,7 @@ def _strip(message: Any) -> None:
     for descriptor, value in message.ListFields():
         if descriptor.message_type is not None:
             for inner in [value] if hasattr(value, "DESCRIPTOR") else value:
-                _strip(inner)
+                strip(inner)
 
 
 def _label(proto: onnx.ModelProto, request: Request) -> None:

@@ -57,15 +57,16 @@ def export(request: Request, path: Path) -> Artifact:
     """
     with scratch_beside(path) as scratch:
         dense.export(request, scratch)
-        return encode(scratch, path)
+        return convert(scratch, path)
 
 
-def encode(onnx_path: Path, path: Path) -> Artifact:
+def convert(onnx_path: Path, path: Path, calibration: object = None) -> Artifact:
     """Write the sparse form of an ONNX file; tensors that would not get smaller stay dense.
 
     Args:
         onnx_path: a self-contained ONNX file.
         path: the file to write; may be the same.
+        calibration: not needed, the coding is lossless.
 
     Raises:
         ExportError: the opset is too old for the decoder.

@@ -64,6 +64,8 @@ def opened(artifact: Artifact) -> Any:
     return session(artifact.path) if artifact.min_ort else find(artifact.format).load(artifact.path)
 
 
+every_converter = pytest.mark.parametrize("format", [f for f in formats() if hasattr(find(f), "convert")])
+
 MODEL_SOURCE = """
 from torch import nn
 class Net(nn.Module):
@@ -109,6 +111,24 @@ def test_outputs_agree_with_pytorch(written: Written, net: nn.Module, images: Te
     assert agrees(artifact, net, images)
     result = parity(opened(artifact), net, [(images, None)], dtype=artifact.dtype)
     assert (10, 1.0) == (result.samples, result.top1_agreement)
+
+
+@every_converter
+@pytest.mark.parametrize("batch", [4, "dynamic"])
+def test_an_onnx_file_becomes_what_its_model_becomes(
+    written: Written, net: nn.Module, images: Tensor, format: str, batch: int | str, tmp_path: Path
+) -> None:
+    given = written("onnx", batch).path
+    before = given.read_bytes()
+    artifact = find(format).convert(given, tmp_path / f"m{find(format).suffix}", calibration=images)
+    assert (format, before) == (artifact.format, given.read_bytes())
+    found = parity(opened(artifact), net, [(images, None)], dtype=artifact.dtype)
+    assert found.passed
+    # the liar: another network's outputs are not these
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[7].weight.neg_()
+    assert not parity(opened(artifact), other, [(images, None)], dtype=artifact.dtype).passed
 
 
 @every_format

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress_exporters import ExportError, Request
 from compress_exporters import onnx as dense
-from compress_exporters.sparse import encode, split
+from compress_exporters.sparse import convert, split
 from compress_models.lenet import LeNet5
 
 LEVELS = ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
@@ -68,7 +68,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             weight = model.get_submodule(name).weight
             weight.copy_(torch.tensor(scattered(tuple(weight.shape), nonzero, generator)))
     dense.export(Request(model, (1, 28, 28)), folder / "model.onnx")
-    encode(folder / "model.onnx", folder / "model.sparse.onnx")
+    convert(folder / "model.onnx", folder / "model.sparse.onnx")
     return folder / "model.onnx", folder / "model.sparse.onnx"
 
 
@@ -139,7 +139,7 @@ def test_weights_come_back_whatever_their_kind(tmp_path: Path, opset: int) -> No
         np.float32([1, 0, 0, 0]),
     ]
     source = save(tmp_path / "m.onnx", *weights, opset=opset)
-    artifact = encode(source, tmp_path / "s.onnx")
+    artifact = convert(source, tmp_path / "s.onnx")
     found = run(artifact.path, np.zeros(1, np.float32))
     for expected, weight in zip(weights, found, strict=True):
         assert expected.tobytes() == weight.tobytes()
@@ -151,7 +151,7 @@ def test_shared_values_are_kept_as_indices(tmp_path: Path) -> None:
     generator = np.random.default_rng(4)
     book = generator.standard_normal(15).astype(np.float32)
     weights = np.where(generator.random(40_000) < 0.1, generator.choice(book, 40_000), np.float32(0))
-    artifact = encode(save(tmp_path / "m.onnx", weights), tmp_path / "s.onnx")
+    artifact = convert(save(tmp_path / "m.onnx", weights), tmp_path / "s.onnx")
     assert weights.tobytes() == run(artifact.path, np.zeros(1, np.float32))[0].tobytes()
     # About 4,000 nonzeros of 4 bits and 5 bits of gap, fillers included; as float32 the values are 16,000 bytes.
     assert artifact.size_bytes < 4_000 * (4 + 7) / 8 + 1_500
@@ -161,7 +161,7 @@ def test_negative_zero_becomes_zero_and_nan_stays(tmp_path: Path) -> None:
     weights = np.zeros(2000, np.float32)
     weights[:1000] = -0.0
     weights[1500] = np.nan
-    artifact = encode(save(tmp_path / "m.onnx", weights), tmp_path / "s.onnx")
+    artifact = convert(save(tmp_path / "m.onnx", weights), tmp_path / "s.onnx")
     assert artifact.size_bytes < 2000
     found = run(artifact.path, np.zeros(1, np.float32))[0]
     np.testing.assert_array_equal(weights, found)
@@ -175,14 +175,14 @@ def test_names_of_the_model_are_not_taken(tmp_path: Path) -> None:
     model.graph.node[0].output[0] = model.graph.output[0].name = "~0.0"
     onnx.save(model, source)
     before = run(source, np.ones(1, np.float32))[0]
-    after = run(encode(source, source).path, np.ones(1, np.float32))[0]
+    after = run(convert(source, source).path, np.ones(1, np.float32))[0]
     assert before.tobytes() == after.tobytes()
 
 
 def test_an_opset_without_the_operators_is_refused(tmp_path: Path) -> None:
     source = save(tmp_path / "m.onnx", np.zeros(2000, np.float32), opset=10)
     with pytest.raises(ExportError, match="needs opset 11 or later, the model has 10; export it again"):
-        encode(source, tmp_path / "s.onnx")
+        convert(source, tmp_path / "s.onnx")
     assert ["m.onnx"] == [path.name for path in tmp_path.iterdir()]
 
 

@@ -101,6 +101,11 @@ def test_what_an_operator_does_not_cover_is_said(node: onnx.NodeProto, said: str
     assert f"operator {node.op_type} at" in text
 
 
+def test_a_mask_that_nobody_reads_is_no_matter(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Dropout", ["x"], ["d", "mask"]), helper.make_node("Relu", ["d"], ["y"])]
+    assert_same(file_of(tmp_path, nodes, {"x": ("float32", [2, 4])}, opset=11), {"x": array(2, 4)})
+
+
 def test_sizes_computed_from_the_data_are_refused(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),

@@ -1,10 +1,11 @@
 """Latency on this machine: the arithmetic on invented timings, and that real files run; no test reads a real clock."""
 
+import glob
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import UsageError
-from compress.targets import Speedup, find, local, names
+from compress.targets import Speedup, _device, find, local, names
 
 
 def write(path: Path, shape: list[int | str], dtype: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
@@ -37,7 +38,7 @@ class FakeTime:
     def clock(self) -> int:
         return self.now
 
-    def run(self, name: str, milliseconds: Iterator[float]) -> local.Run:
+    def run(self, name: str, milliseconds: Iterator[float]) -> Callable[[], object]:
         def once() -> None:
             self.ran.append(name)
             self.now += round(next(milliseconds) * 1e6)
@@ -53,7 +54,7 @@ def constant(milliseconds: float) -> Iterator[float]:
 def test_blocks_are_interleaved_and_their_order_alternates() -> None:
     time = FakeTime()
     runs = [time.run("dense", constant(10.0)), time.run("pruned", constant(5.0))]
-    dense, pruned = local.timed(runs, 2, 3, 100.0, time.clock)
+    dense, pruned = (np.array(rows) / 1e6 for rows in _device.timed(runs, 2, 3, 100.0, time.clock))
     warm, first = ["dense"] * 2 + ["pruned"] * 2, ["dense"] * 2 + ["pruned"] * 4
     assert [*warm, *first, *first[::-1], *first] == time.ran
     assert ((3, 2), (3, 4)) == (dense.shape, pruned.shape)
@@ -95,17 +96,17 @@ def test_latency_gives_percentiles_of_all_and_the_spread_of_blocks() -> None:
 
 def test_warming_up_stops_at_a_quarter_of_the_budget_but_runs_once() -> None:
     time = FakeTime()
-    local.timed([time.run("slow", constant(10_000.0))], 50, 20, 1.0, time.clock)
+    _device.timed([time.run("slow", constant(10_000.0))], 50, 20, 1.0, time.clock)
     # One to warm up, then blocks of one, and no fewer repeats than give a spread.
-    assert 1 + local.FEWEST_REPEATS == len(time.ran)
+    assert 1 + _device.FEWEST_REPEATS == len(time.ran)
 
 
 def test_a_plan_fits_its_budget_or_is_the_least() -> None:
     for usual in ([0.001], [0.1, 0.2], [3.0, 1.0, 7.0], [400.0, 900.0]):
         for budget in (0.1, 1.0, 10.0):
-            blocks, repeats = local.plan(usual, 20, budget)
+            blocks, repeats = _device.plan(usual, 20, budget)
             spent = repeats * sum(n * ms for n, ms in zip(blocks, usual, strict=True)) / 1e3
-            assert spent <= budget * (1 + 1e-9) or repeats == local.FEWEST_REPEATS
+            assert spent <= budget * (1 + 1e-9) or repeats == _device.FEWEST_REPEATS
             assert 1 <= min(blocks)
             assert repeats <= 20
 
@@ -114,7 +115,7 @@ def test_garbage_is_not_collected_while_timing_and_is_again_after() -> None:
     import gc
 
     seen = []
-    local.timed([lambda: seen.append(gc.isenabled())], 1, 1, 0.001)
+    _device.timed([lambda: seen.append(gc.isenabled())], 1, 1, 0.001)
     assert {False} == set(seen)
     assert gc.isenabled()
 
@@ -146,7 +147,7 @@ def test_files_are_measured_as_their_inputs_ask(tmp_path: Path) -> None:
 
 
 def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "FRESH_PROCESS", "raise SystemExit(1)")
+    monkeypatch.setattr(sys, "executable", "false")
     path = write(tmp_path / "m.onnx", [1, 4])
     found, speedup = local.measure([path], warm_up=1, repeats=3, budget_seconds=0.01)
     assert speedup is None
@@ -165,30 +166,44 @@ def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeyp
     assert speedup is not None
 
 
+def test_a_machine_says_what_it_can_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for zone, text in (("zone0", "48312\n"), ("zone1", "-5000\n"), ("zone2", "52049\n"), ("zone3", "unknown\n")):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "temp").write_text(text)
+    zones = {"thermal": f"{tmp_path}/zone*/temp", "cpufreq": f"{tmp_path}/nowhere/*"}
+    real = glob.glob
+    monkeypatch.setattr("glob.glob", lambda pattern: real(next(zones[name] for name in zones if name in pattern)))
+    assert {"temperature_after_c": "52.0"} == _device.conditions("after")  # and no frequency, which is not there
+    assert "AMD: fast" == _device.cpu_name("processor : 0\nmodel name\t: AMD: fast\n" * 2)
+    arm = "processor : {}\nCPU implementer : 0x41\nCPU part : {}\n"  # two small cores and a large one
+    cores = ((0, "0xd03"), (1, "0xd03"), (2, "0xd08"))
+    assert "Cortex-A53, Cortex-A72" == _device.cpu_name("".join(arm.format(*core) for core in cores))
+    assert "ARM part 0xfff" == _device.cpu_name(arm.format(0, "0xfff"))
+    assert "" == _device.cpu_name(_device._read(str(tmp_path / "none")))
+    assert "numpy" in _device.describe()
+    assert all(_device.describe().values())
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "inputs", "says"),
     [
         (["batch", "side"], TensorProto.FLOAT, 1, "only its batch may be free"),
-        ([1, 4], TensorProto.INT64, 1, r"is tensor\(int64\); known"),
-        ([1, 4], TensorProto.FLOAT, 2, "has 2 inputs"),
+        (["batch", "side"], TensorProto.FLOAT, 2, "only its batch may be free"),
+        ([1, 4], TensorProto.STRING, 1, r"is tensor\(string\); known"),
     ],
 )
 def test_inputs_that_are_no_images_fail_with_the_reason(
     tmp_path: Path, shape: list[int | str], dtype: int, inputs: int, says: str
 ) -> None:
-    from compress.onnx_file import session
-
-    opened = session(write(tmp_path / "m.onnx", shape, dtype, inputs))
-    with pytest.raises(UsageError, match=says):
-        local.feed_for(opened)
+    opened = _device.open_session(str(write(tmp_path / "m.onnx", shape, dtype, inputs)), 1)
+    with pytest.raises(ValueError, match=says):
+        _device.feed_for(opened)
 
 
 def test_a_free_batch_is_what_was_asked_and_the_feed_is_repeatable(tmp_path: Path) -> None:
-    from compress.onnx_file import session
-
-    opened = session(write(tmp_path / "m.onnx", ["batch", 4]))
-    assert (7, 4) == local.feed_for(opened, 7)["in0"].shape
-    np.testing.assert_array_equal(local.feed_for(opened)["in0"], local.feed_for(opened)["in0"])
+    opened = _device.open_session(str(write(tmp_path / "m.onnx", ["batch", 4])), 1)
+    assert (7, 4) == _device.feed_for(opened, 7)["in0"].shape
+    np.testing.assert_array_equal(_device.feed_for(opened)["in0"], _device.feed_for(opened)["in0"])
 
 
 def test_targets_are_found_by_name_whatever_the_address() -> None:

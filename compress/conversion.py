@@ -1,0 +1,126 @@
+"""An ONNX file as further formats, each compared with the file that it was made from."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compress.data import Data
+from compress.errors import UsageError
+from compress.foreign import PARITY_BATCHES, TestBatches, session_for, takes_nhwc
+from compress.onnx_file import OnnxFile, open_onnx, session
+from compress.onnx_import.inputs import Input
+from compress.onnx_parity import answers, random_parity
+from compress.validate import Parity, file_parity
+from compress_exporters import Artifact, ExportError, Format, find
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+CALIBRATION_BATCH = 100
+CALIBRATION_BATCHES = 5
+"""Training images that formats may choose ranges of numbers by: 500."""
+
+
+def found(format: str) -> Format:
+    """The module of a format.
+
+    Raises:
+        UsageError: no such format.
+    """
+    try:
+        return find(format)
+    except ExportError as error:
+        raise UsageError(str(error)) from None
+
+
+def check(formats: Sequence[str], file: Path, *, images: bool) -> None:
+    """Refuse, before any work, formats that cannot be made of an ONNX file.
+
+    Args:
+        formats: by name.
+        file: for the message.
+        images: whether there are some to calibrate by.
+
+    Raises:
+        UsageError: no such format, one that needs the PyTorch model, or one that needs images.
+    """
+    for name in formats:
+        exporter = found(name)
+        if name != "onnx" and not hasattr(exporter, "convert"):
+            raise UsageError(f"format {name} is made from a PyTorch model, and {file} is an ONNX file")
+        if getattr(exporter, "calibrates", False) and not images:
+            raise UsageError(f"format {name} chooses its ranges of numbers by images; give them with --data")
+
+
+def convert(format: str, source: Path, path: Path, opened: OnnxFile, data: Data | None) -> Artifact:
+    """Write an ONNX file as another format.
+
+    Args:
+        format: one that `check` has passed.
+        source: a self-contained ONNX file.
+        path: the file to write.
+        opened: a file of the same inputs.
+        data: images to calibrate by, where the format does.
+
+    Raises:
+        ExportError: the file cannot be converted.
+        UsageError: the images do not fit the file.
+    """
+    exporter = found(format)
+    images = _calibration(opened, data) if data else None
+    return exporter.convert(source, path, calibration=images)
+
+
+def runtime(path: Path, data: Data | None) -> "InferenceSession":
+    """A session; a file that takes raw pixels is told how they are normalised where it does not say."""
+    return session_for(open_onnx(path), data) if data and path.suffix == ".onnx" else session(path)
+
+
+def compare(
+    other: Path,
+    given: Path,
+    opened: OnnxFile,
+    inputs: Sequence[Input],
+    data: Data | None,
+    *,
+    dtype: str,
+    floors: Sequence[float] = (),
+) -> Parity:
+    """Parity of a file with the one that it was made from: on test images, else on random inputs.
+
+    Args:
+        other: the file under test.
+        given: the reference.
+        opened: a file of the same inputs.
+        inputs: with their sizes settled.
+        data: images, where there are some.
+        dtype: the least precise type computed in.
+        floors: as for `random_parity`.
+
+    Raises:
+        UsageError: a file does not run, or the images do not fit it.
+    """
+    if data:
+        batches = islice(TestBatches(data, takes_nhwc(opened, data)), PARITY_BATCHES)
+        return file_parity(runtime(other, data), runtime(given, data), batches, dtype=dtype)
+    return random_parity(answers(session(given)), answers(session(other)), inputs, dtype=dtype, floors=floors)
+
+
+def calibration_images(data: Data) -> Tensor:
+    """Normalised training images on the CPU, shape (n, C, H, W)."""
+    return torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+
+
+def _calibration(opened: OnnxFile, data: Data) -> Any:
+    """Training images as the file takes them."""
+    if opened.inputs[0].dtype != "uint8":
+        images = calibration_images(data)
+        return images.permute(0, 2, 3, 1) if takes_nhwc(opened, data) else images
+    stored = data.train.raw(0, CALIBRATION_BATCH * CALIBRATION_BATCHES)
+    if stored is None:
+        raise UsageError(f"{opened.path} takes 8-bit pixels; those of data {data.name} are not")
+    return torch.tensor(stored[0])

@@ -1,0 +1,78 @@
+"""A node of the graph, as the operators' rules see it, and the functions of one number."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from compress_exporters._c.net import Array, Net, Value
+from compress_exporters.artifact import ExportError
+
+Attributes = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Callable[[Attributes, list[float | None]], str]] = {
+    "Relu": lambda a, c: "@ > 0 ? @ : 0",
+    "LeakyRelu": lambda a, c: f"@ > 0 ? @ : {a.get('alpha', 0.01)!r}f * @",
+    "Sigmoid": lambda a, c: "1 / (1 + expf(-@))",
+    "Tanh": lambda a, c: "tanhf(@)",
+    "HardSigmoid": lambda a, c: f"fminf(fmaxf({a.get('alpha', 0.2)!r}f * @ + {a.get('beta', 0.5)!r}f, 0), 1)",
+    "HardSwish": lambda a, c: "@ * fminf(fmaxf(@ / 6 + 0.5f, 0), 1)",
+    "Clip": lambda a, c: _clip(*[*c, None, None][:2]),
+}
+"""Operators of one number at a time, as expressions of ``@``; the constants are the node's further inputs."""
+
+
+class Node:
+    """A node of the graph, with what an operator asks of it."""
+
+    def __init__(self, net: Net, op: str, inputs: list[str], attributes: Attributes, activation: str) -> None:
+        self.net = net
+        self.op = op
+        self.inputs = inputs
+        self.attributes = attributes
+        self.activation = activation
+
+    def value(self, index: int = 0) -> Value:
+        """An input that is computed.
+
+        Raises:
+            ExportError: it is a constant.
+        """
+        name = self.inputs[index]
+        if name not in self.net.values:
+            raise ExportError(f"operator {self.op} with a constant as its input {index} is not written as C")
+        return self.net.values[name]
+
+    def constant(self, index: int) -> Any:
+        """An input that is a constant, or None where it is left out.
+
+        Raises:
+            ExportError: it is computed.
+        """
+        if index >= len(self.inputs) or not self.inputs[index]:
+            return None
+        if self.inputs[index] not in self.net.constants:
+            raise ExportError(
+                f"operator {self.op} with a computed input {index} is not written as C; it has to be a constant"
+            )
+        return self.net.constants[self.inputs[index]]
+
+    def refuse(self, what: str) -> ExportError:
+        """Why this node cannot be written."""
+        return ExportError(f"operator {self.op} {what} is not written as C")
+
+
+def flat(node: Node) -> Value:
+    """The first input as one row of numbers."""
+    x = node.value()
+    return node.net.alias(x, (x.size,))
+
+
+def _clip(low: float | None, high: float | None) -> str:
+    inner = "@" if low is None else f"fmaxf(@, {float(low)!r}f)"
+    return inner if high is None else f"fminf({inner}, {float(high)!r}f)"
+
+
+def number_of(array: Array | None) -> float | None:
+    """A scalar constant as a number."""
+    return None if array is None else float(np.asarray(array).reshape(-1)[0])

@@ -1,0 +1,81 @@
+"""The target `c`: C files compiled and timed here, and what it says when it cannot."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import UsageError
+from compress.targets import c, check, find
+from compress_exporters import Request
+from compress_exporters import find as exporter
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+def written(folder: Path, name: str, share: float) -> Path:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(torch.rand(parameter.shape) < share)
+    return exporter("c").export(Request(model, (3, 24, 24)), folder / f"{name}.c").path
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["c", "c:portable"])
+def test_zeros_are_time_here(target: str, tmp_path: Path) -> None:
+    files = [written(tmp_path, "dense", 1.0), written(tmp_path, "model", 0.03)]
+    found, speedup = find(target).measure(files, budget_seconds=0.5, target=target)
+    assert [("dense.c", "measured", 1), ("model.c", "measured", 1)] == [
+        (m.artifact, m.status, m.threads) for m in found
+    ]
+    for measurement in found:
+        assert measurement.latency_ms is not None
+        assert measurement.first_ms is not None
+        assert (measurement.peak_memory_bytes or 0) > 100_000
+        assert ("-march=native" in measurement.device["flags"]) == (target == "c")
+    assert speedup is not None
+    assert speedup.value > 3  # 33 times fewer multiplications
+
+
+@needs_compiler
+def test_a_file_that_does_not_compile_is_failed_and_the_other_measured(tmp_path: Path) -> None:
+    files = [written(tmp_path, "dense", 1.0), written(tmp_path, "model", 0.1)]
+    files[0].write_text("int wrong(")
+    found, speedup = c.measure(files, budget_seconds=0.1)
+    assert ["failed", "measured"] == [m.status for m in found]
+    assert "the C compiler refuses dense.c" in found[0].reason
+    assert speedup is None
+
+
+def test_blocks_are_interleaved_and_their_order_turns() -> None:
+    calls: list[int] = []
+
+    def block(number: int) -> Callable[[int], list[int]]:
+        def run(count: int) -> list[int]:
+            calls.append(number)
+            return [1_000_000 * (number + 1)] * count
+
+        return run
+
+    rows = c.interleaved([block(0), block(1)], warm_up=5, repeats=4, budget_seconds=1.0)
+    assert [0, 1, 1, 0, 0, 1, 1, 0] == calls[4:]
+    assert [1e6, 2e6] == [float(np.median(row)) for row in rows]
+
+
+def test_an_unknown_address_is_refused() -> None:
+    with pytest.raises(UsageError, match="write c, or c:portable"):
+        check("c:fast")
+
+
+def test_a_missing_compiler_is_found_before_hours_are_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UsageError, match="target c: no C compiler here"):
+        check("c")

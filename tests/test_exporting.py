@@ -1,0 +1,133 @@
+"""`compress export`: a network, a finished run or an ONNX file in any format, compared with what it was made from."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from compress import conversion
+from compress.onnx_file import open_onnx
+from compress_exporters import Artifact, Request, find
+from tests.conftest import Project, invoke
+
+
+@pytest.fixture(scope="module")
+def spec(user: Project) -> str:
+    return f"{user.folder / 'net.py'}:Net"
+
+
+@pytest.fixture(scope="module")
+def run(user: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, narrower than its network."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    channels = ("--method", "pfec", "--units", "channel", "--macs", 0.6, "--finetune-epochs", 0)
+    ended = invoke(*user.words(*channels, "--out", out))
+    assert ended.exit_code == 0, ended.output
+    return out
+
+
+def test_a_network_in_two_formats(spec: str, tmp_path: Path) -> None:
+    words = ("--input-shape", "1,8,8", "--batch", "dynamic", "--format", "onnx", "--format", "sparse")
+    ended = invoke("export", spec, *words, "--out", tmp_path / "out")
+    assert 0 == ended.exit_code, ended.output
+    assert 2 == len(ended.stdout.splitlines())
+    assert all("parity passed" in line for line in ended.stdout.splitlines())
+    assert ["model.onnx", "model.sparse.onnx"] == sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert ("batch", 1, 8, 8) == open_onnx(tmp_path / "out" / "model.onnx").inputs[0].shape
+
+
+def test_pixels_are_normalised_by_the_datas_numbers(spec: str, user: Project, tmp_path: Path) -> None:
+    data = f"{user.folder / 'data.py'}:factory"
+    ended = invoke("export", spec, "--data", data, "--uint8-input", "--out", tmp_path, "--opset", 20, "--quiet")
+    assert (0, "") == (ended.exit_code, ended.output)
+    written = open_onnx(tmp_path / "model.onnx")
+    assert ("uint8", (1, 8, 8, 1), 20) == (written.inputs[0].dtype, written.inputs[0].shape, written.opset)
+
+
+def test_a_finished_run_gives_the_file_that_it_delivered(run: Path, tmp_path: Path) -> None:
+    ended = invoke("export", run, "--out", tmp_path)
+    assert 0 == ended.exit_code, ended.output
+    assert "on 40 inputs" in ended.stdout
+    ours, theirs = (onnx.load(folder / "model.onnx") for folder in (tmp_path, run))
+    weights = [{tensor.name: tensor.raw_data for tensor in model.graph.initializer} for model in (ours, theirs)]
+    assert weights[0] == weights[1]
+    # sparsity, labels, preprocessing, the recipe's hash
+    assert list(theirs.metadata_props) == list(ours.metadata_props)
+
+
+def test_a_finished_run_in_another_form(run: Path, tmp_path: Path) -> None:
+    ended = invoke("export", run, "--out", tmp_path, "--batch", 4, "--format", "sparse")
+    assert 0 == ended.exit_code, ended.output
+    assert (4, 1, 8, 8) == open_onnx(tmp_path / "model.sparse.onnx").inputs[0].shape
+
+
+def test_an_onnx_file_is_coded(run: Path, tmp_path: Path) -> None:
+    ended = invoke("export", run / "model.onnx", "--out", tmp_path)
+    assert 0 == ended.exit_code, ended.output
+    assert "parity passed: max error 0, " in ended.stdout
+    assert ["model.sparse.onnx"] == [file.name for file in tmp_path.iterdir()]
+
+
+class Liar:
+    """The format onnx, with one weight of the model changed."""
+
+    suffix = ".onnx"
+
+    def export(self, request: Request, path: Path) -> Artifact:
+        with torch.no_grad():
+            largest = request.model.fc2.weight.abs().argmax()
+            before = request.model.fc2.weight.view(-1)[largest].clone()
+            request.model.fc2.weight.view(-1)[largest] *= 1.05
+            artifact = find("onnx").export(request, path)
+            request.model.fc2.weight.view(-1)[largest] = before
+        return artifact
+
+
+def test_a_file_that_computes_something_else_is_named(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "find", lambda name: Liar())
+    ended = invoke("export", spec, "--input-shape", "1,8,8", "--out", tmp_path)
+    assert 3 == ended.exit_code, ended.output
+    assert "model.onnx" in ended.stderr
+    assert "parity failed" in ended.stderr
+
+
+def test_a_format_that_calibrates_asks_for_images(spec: str, run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    fake = SimpleNamespace(suffix=".x", calibrates=True, convert=None)
+    monkeypatch.setattr(conversion, "find", lambda name: fake)
+    for words in ((spec, "--input-shape", "1,8,8"), (run / "model.onnx",)):
+        ended = invoke("export", *words, "--format", "fake", "--out", tmp_path)
+        assert 2 == ended.exit_code, ended.output
+        assert "format fake chooses its ranges of numbers by images; give them with --data" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("SPEC",), "does not say what input it takes"),
+        (("SPEC", "--input-shape", "1,8,8", "--uint8-input"), "give the data with --data"),
+        (("SPEC", "--input-shape", "1,8,8", "--format", "onyx"), "no export format 'onyx'; did you mean onnx?"),
+        (("SPEC", "--input-shape", "1,8,8", "--opset", "3"), "recipe key export.opset = 3"),
+        (("SPEC", "--input-shape", "1,8,8", "--batch", "many"), "recipe key export.batch = 'many'"),
+        (("lenet6",), "did you mean lenet5"),
+        (("RUN", "--weights", "w.pt"), "is a run, which knows its weights"),
+        (("EMPTY",), "holds no finished run of a PyTorch model"),
+        (("ONNX", "--format", "onnx"), "is an ONNX file already; name other formats"),
+        (("ONNX", "--opset", "18"), "weights, options, opset, batch and input type are the model's to say"),
+        (("gone.onnx",), "gone.onnx: no such file"),
+    ],
+)
+def test_bad_words_are_answered_in_one_line(
+    spec: str, run: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    named = {"SPEC": spec, "RUN": run, "ONNX": run / "model.onnx", "EMPTY": tmp_path / "empty"}
+    ended = invoke("export", *(named.get(word, word) for word in words), "--out", tmp_path / "out")
+    assert 2 == ended.exit_code, ended.output
+    assert said in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
+    assert not (tmp_path / "out").exists()
