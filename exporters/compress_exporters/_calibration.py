@@ -1,6 +1,7 @@
 """Images in the form that an exported graph takes, and what the graph answers to them."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from onnx import TensorProto, helper
 from compress_exporters.artifact import ExportError, Normalisation, Request
 
 CHUNK = 50
-"""Images in one inference where the batch is free."""
+CHUNK_VALUES = 1_000_000
+"""Images in one inference where the batch is free, and numbers in them: every inner value is held at a time."""
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +42,7 @@ def feeds(request: Request, limit: int) -> list[Array]:
     array = array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)]
     if request.normalisation is not None:
         array = as_pixels(array, request.normalisation)
+<<<<<<< HEAD
     return _cut(array, None if request.batch == "dynamic" else request.batch)
 
 
@@ -72,6 +75,10 @@ def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
 
 def _cut(array: Array, batch: int | None) -> list[Array]:
     size = batch or min(CHUNK, len(array))
+=======
+    chunk = max(1, min(CHUNK, CHUNK_VALUES // math.prod(request.input_shape), len(array)))
+    size = chunk if request.batch == "dynamic" else request.batch
+>>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
     count = max(1, len(array) // size)
     return np.split(array[np.arange(count * size) % len(array)], count)
 
@@ -108,12 +115,14 @@ def upto(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def run(model: onnx.ModelProto, feeds: Iterable[Array], *, optimise: bool = True) -> list[list[Array]]:
-    """All outputs of a model for each feed.
+def run(
+    model: onnx.ModelProto, feeds: Iterable[Array | dict[str, Array]], *, optimise: bool = True
+) -> Iterator[list[Array]]:
+    """All outputs of a model for each feed, one after another.
 
     Args:
-        model: with one input.
-        feeds: one for each inference.
+        model: to run.
+        feeds: one for each inference; arrays by name, or one for the only input.
         optimise: off, the operators run as they are written; a value in the middle is then what the file says.
     """
     import onnxruntime
@@ -125,11 +134,11 @@ def run(model: onnx.ModelProto, feeds: Iterable[Array], *, optimise: bool = True
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return [session.run(None, {name: feed}) for feed in feeds]
+    for feed in feeds:
+        yield session.run(None, feed if isinstance(feed, dict) else {session.get_inputs()[0].name: feed})
 
 
-def relative_error(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]]) -> float:
+def relative_error(found: Iterable[Sequence[Array]], expected: Iterable[Sequence[Array]]) -> float:
     """Root mean square of the first output's error, relative to that of the expected output; infinite where NaN."""
     a, b = (np.concatenate([outputs[0] for outputs in runs]).astype(np.float64) for runs in (found, expected))
     scale = float(np.sqrt(np.mean(b * b)))

@@ -12,18 +12,23 @@ reach the limit; the artifact's notes name them.
 """
 
 import bisect
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from compress_exporters import onnx as dense
+<<<<<<< HEAD
 from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run, upto
+=======
+from compress_exporters._bias_correction import correct
+from compress_exporters._calibration import Array, feeds, import_path_kept, relative_error, run
+>>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
 from compress_exporters.onnx import _quiet
@@ -43,7 +48,8 @@ less than 0.1, of 0.2 a whole point.
 
 RANGE_IMAGES = 500
 CORRECTION_IMAGES = 100
-"""Bias correction runs half of the network once for each layer."""
+CORRECTION_VALUES = 8_000_000
+"""Images that biases are corrected on, and numbers in them: inner values are held for all at a time."""
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPERATORS = (
@@ -111,7 +117,13 @@ def _write(model: onnx.ModelProto, images: list[Array], few: list[Array], path: 
         model = _named(model)
         # The quantizer is given a file: it would write into a model in memory.
         onnx.save(model, Path(scratch, "float.onnx"))
+<<<<<<< HEAD
         int8, notes = _within_limit(_Work(model, images, few, Path(scratch)))
+=======
+        few = min(CORRECTION_IMAGES, max(1, CORRECTION_VALUES // math.prod(request.input_shape)))
+        work = _Work(model, feeds(request, RANGE_IMAGES), feeds(request, few), Path(scratch))
+        int8, notes = _within_limit(work)
+>>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
     _tidy(int8)
     data = int8.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))
@@ -159,10 +171,11 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _within_limit(work: _Work) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Quantize as many layers as keep the error within the limit; notes say how far off it is and what is left."""
-    expected = run(work.model, work.images)
+    expected = list(run(work.model, work.images))
 
     def attempt(kept: Sequence[str]) -> tuple[onnx.ModelProto, float]:
-        int8 = _corrected(work, _quantize(work, nodes_to_exclude=list(kept)))
+        int8 = _quantize(work, nodes_to_exclude=list(kept))
+        correct(int8, work.model, LAYERS, work.few)
         return int8, relative_error(run(int8, work.images), expected)
 
     int8, error = everywhere = attempt(())
@@ -187,7 +200,7 @@ def _within_limit(work: _Work) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
 def _most_harmful_first(work: _Work) -> list[str]:
     """Layers by the error that each makes when it alone is quantized."""
-    expected = run(work.model, work.few)
+    expected = list(run(work.model, work.few))
     errors = {
         node.name: relative_error(run(_quantize(work, nodes_to_quantize=[node.name]), work.few), expected)
         for node in work.layers()
@@ -228,37 +241,6 @@ def _quantize(work: _Work, **choice: list[str]) -> onnx.ModelProto:
             **choice,
         )
     return onnx.load(file)
-
-
-def _corrected(work: _Work, int8: onnx.ModelProto) -> onnx.ModelProto:
-    """Take the mean error of each channel out of the quantized biases, in the order in which layers run."""
-    held = {tensor.name: tensor for tensor in int8.graph.initializer}
-    made_by = {name: node for node in int8.graph.node for name in node.output}
-    floats = {node.name: node.output[0] for node in work.model.graph.node}
-    layers = [
-        (node, made_by[node.input[2]])
-        for node in int8.graph.node
-        if node.op_type in LAYERS and len(node.input) == 3 and node.input[2] in made_by
-    ]
-    expected = _channel_means(work.model, [floats[node.name] for node, _ in layers], work.few)
-    for (node, bias), wanted in zip(layers, expected, strict=True):
-        tensor, scale = held[bias.input[0]], numpy_helper.to_array(held[bias.input[1]])
-        error = _channel_means(int8, [node.output[0]], work.few)[0] - wanted
-        if tensor.data_type != TensorProto.INT32 or tuple(tensor.dims) != error.shape:
-            continue
-        value = numpy_helper.to_array(tensor) - np.rint(error / scale)
-        tensor.CopyFrom(numpy_helper.from_array(np.clip(value, -(2**31), 2**31 - 1).astype(np.int32), tensor.name))
-    return int8
-
-
-def _channel_means(model: onnx.ModelProto, names: Sequence[str], images: list[Array]) -> list[Array]:
-    """Mean of each channel (axis 1) of some values, over images and places."""
-
-    def mean(value: Array) -> Array:
-        return np.asarray(value.mean(tuple(i for i in range(value.ndim) if i != 1), dtype=np.float64))
-
-    runs: Any = run(upto(model, names), images, optimise=False) if names else []
-    return [np.mean([mean(outputs[i]) for outputs in runs], 0) for i in range(len(names))]
 
 
 def _tidy(model: onnx.ModelProto) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from compress.onnx_file import predict, session
 from compress_exporters import Artifact, ExportError, Request, onnx_int8
+from compress_exporters import onnx as dense
+from compress_exporters._calibration import run, upto
 
 SHAPE = (3, 12, 10)
 Array = npt.NDArray[np.float32]
@@ -60,13 +62,35 @@ def test_bias_correction_makes_the_mean_outputs_those_of_the_model(
         return abs((outputs - net(images).detach().numpy()).mean(0))
 
     corrected = mean_error()
-    monkeypatch.setattr(onnx_int8, "_corrected", lambda work, int8: int8)
+    monkeypatch.setattr(onnx_int8, "correct", lambda *given: None)
     uncorrected = mean_error()
     # What is left is the rounding of the outputs themselves, half a step of 8 bits, averaged over ten images.
     answers = net(images).detach()
     step = float(answers.max() - answers.min()) / 255
     assert corrected.max() < 0.5 * step
     assert uncorrected.max() > 2 * corrected.max()
+
+
+def test_every_layer_gets_the_means_of_the_model_to_half_a_step_of_its_bias(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    request = Request(net, SHAPE, "dynamic", calibration=images)
+    int8 = onnx.load(onnx_int8.export(request, tmp_path / "m.int8.onnx").path)
+    floats = onnx.load(dense.export(request, tmp_path / "m.onnx").path)
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    made_by = {name: node for node in int8.graph.node for name in node.output}
+
+    def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+        return [node for node in model.graph.node if node.op_type in onnx_int8.LAYERS]
+
+    def mean(model: onnx.ModelProto, layer: onnx.NodeProto) -> Array:
+        (outputs,) = run(upto(model, layer.output), [images.numpy()], optimise=False)
+        return np.asarray(outputs[0].mean(tuple(i for i in range(outputs[0].ndim) if i != 1), dtype=np.float64))
+
+    assert 3 == len(layers(int8))
+    for quantized, layer in zip(layers(int8), layers(floats), strict=True):
+        step = held[made_by[quantized.input[2]].input[1]]
+        assert (abs(mean(int8, quantized) - mean(floats, layer)) <= 0.51 * step + 1e-5).all()
 
 
 class Uneven(nn.Module):
