@@ -42,7 +42,6 @@ def feeds(request: Request, limit: int) -> list[Array]:
     array = array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)]
     if request.normalisation is not None:
         array = as_pixels(array, request.normalisation)
-<<<<<<< HEAD
     return _cut(array, None if request.batch == "dynamic" else request.batch)
 
 
@@ -74,11 +73,8 @@ def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
 
 
 def _cut(array: Array, batch: int | None) -> list[Array]:
-    size = batch or min(CHUNK, len(array))
-=======
-    chunk = max(1, min(CHUNK, CHUNK_VALUES // math.prod(request.input_shape), len(array)))
-    size = chunk if request.batch == "dynamic" else request.batch
->>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
+    each = max(1, CHUNK_VALUES // max(1, math.prod(array.shape[1:])))
+    size = batch or max(1, min(CHUNK, each, len(array)))
     count = max(1, len(array) // size)
     return np.split(array[np.arange(count * size) % len(array)], count)
 

@@ -17,18 +17,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from compress_exporters import onnx as dense
-<<<<<<< HEAD
-from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run, upto
-=======
 from compress_exporters._bias_correction import correct
-from compress_exporters._calibration import Array, feeds, import_path_kept, relative_error, run
->>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
+from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
 from compress_exporters.onnx import _quiet
@@ -73,7 +70,7 @@ def export(request: Request, path: Path) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         dense.export(request, Path(scratch, "given.onnx"))
         model = onnx.load(Path(scratch, "given.onnx"))
-        return _write(model, feeds(request, RANGE_IMAGES), feeds(request, CORRECTION_IMAGES), path)
+        return _write(model, feeds(request, RANGE_IMAGES), feeds(request, _few(request.input_shape)), path)
 
 
 def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
@@ -92,7 +89,12 @@ def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         model = _folded(onnx_path, Path(scratch, "folded.onnx"))
     images = file_feeds(model, calibration, RANGE_IMAGES)
-    return _write(model, images, file_feeds(model, calibration, CORRECTION_IMAGES), path)
+    return _write(model, images, file_feeds(model, calibration, _few(images[0].shape[1:])), path)
+
+
+def _few(shape: Sequence[int]) -> int:
+    """Images that biases are corrected on."""
+    return min(CORRECTION_IMAGES, max(1, CORRECTION_VALUES // math.prod(shape)))
 
 
 def _folded(onnx_path: Path, folded: Path) -> onnx.ModelProto:
@@ -117,13 +119,7 @@ def _write(model: onnx.ModelProto, images: list[Array], few: list[Array], path: 
         model = _named(model)
         # The quantizer is given a file: it would write into a model in memory.
         onnx.save(model, Path(scratch, "float.onnx"))
-<<<<<<< HEAD
         int8, notes = _within_limit(_Work(model, images, few, Path(scratch)))
-=======
-        few = min(CORRECTION_IMAGES, max(1, CORRECTION_VALUES // math.prod(request.input_shape)))
-        work = _Work(model, feeds(request, RANGE_IMAGES), feeds(request, few), Path(scratch))
-        int8, notes = _within_limit(work)
->>>>>>> 4999c1e887a68b047be684a961659021a13d9c06
     _tidy(int8)
     data = int8.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))
