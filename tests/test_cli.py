@@ -87,7 +87,10 @@ def refused(ended: Result) -> str:
         (["--method", "admm", "--sparsity", "nan"], "got nan"),
         (["--method", "admm", "--compression", "0.5"], "compression must be at least 1, got 0.5"),
         (["--method", "admm", "--macs", "-1"], "macs must be a fraction"),
-        (["--method", "admm"], "needs one of --sparsity, --compression, --macs, --drop-points, --latency-budget; got none"),
+        (
+            ["--method", "admm"],
+            "needs one of --sparsity, --compression, --macs, --drop-points, --latency-budget; got none",
+        ),
         (["--model", "lenet5"], "--model or --data without a recipe needs --method with a budget"),
         (["--epochs", "few"], "'few' is not a valid integer; see"),
         (["--sparsty", "0.5"], "No such option '--sparsty'"),
