@@ -37,6 +37,7 @@ def assemble(
         "dense": _model(work, "dense.onnx", 0),
         "pruned": _model(work, "model.onnx", 1) | _savings(work),
         **{key: checked.get(key) for key in ("speedup", "speedup_low", "speedup_high", "speedup_claimed")},
+        "speedups": checked.get("speedups", []),
         "parity": results.get("model.onnx", {}).get("parity"),
         "compaction": _compaction(work),
         "gates": checked.get("gates", []),
