@@ -43,11 +43,13 @@ def assemble(
         "gates": checked.get("gates", []),
         "artifacts": [
             asdict(artifact)
-            | {"path": artifact.path.name, "files": [artifact.path.name], "accuracy": None}
-            | results.get(artifact.path.name, {})
+            | {"path": name, "files": work.files.get(name, [name]), "accuracy": None}
+            | results.get(name, {})
             for artifact in work.artifacts
+            for name in [artifact.path.name]
         ],
         "measurements": checked.get("measurements", []),
+        "app": None,
         "layers": [],
         "stages": work.stages,
         "history": [],

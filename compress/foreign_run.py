@@ -48,6 +48,7 @@ class Work:
     display: Display
     outcome: Outcome | None = None
     artifacts: list[Artifact] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -177,7 +178,8 @@ def _described(path: Path) -> Artifact:
 def _convert(work: Work, format: str, source: Path) -> None:
     exporter = conversion.found(format)
     name = f"{source.stem}{exporter.suffix}"
-    work.directory.own(*(f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))))
+    files = [f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
+    work.directory.own(*files)
     try:
         artifact = conversion.convert(format, source, work.directory.path / name, work.opened, work.data)
     except ExportError as error:
@@ -186,6 +188,7 @@ def _convert(work: Work, format: str, source: Path) -> None:
         work.notes.append(f"{name} was not written: {error}.")
         return
     work.artifacts.append(artifact)
+    work.files[name] = files
     work.notes += artifact.notes
 
 
