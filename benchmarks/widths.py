@@ -60,9 +60,8 @@ def main() -> None:
     uniform = next(row for row in rows if (row["stream"], row["inner"]) == (16, (8, 16, 32)))
     result = {"cpu": cpu_name(), "threads": 1, "dense_ms": times[0], "best": best, "uniform": uniform, "all": rows}
     (HERE / "results" / "widths.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(
-        f"fastest {best['inner']} at {best['macs']:.3f}: {best['speedup']:.2f}x; uniform halving {uniform['speedup']:.2f}x"
-    )
+    print(f"fastest: {best['inner']} at {best['macs']:.3f}, {best['speedup']:.2f}x")
+    print(f"uniform halving: {uniform['speedup']:.2f}x")
 
 
 def _width(block: str, widths: tuple[int, ...]) -> int:

@@ -38,6 +38,7 @@ def assemble(
         "dense": _model(dense, run.payloads, "dense.onnx") | checked.get("dense", {}),
         "pruned": _model(pruned, run.payloads, "model.onnx") | _savings(run, dense, pruned) | checked.get("pruned", {}),
         **{key: checked.get(key) for key in ("speedup", "speedup_low", "speedup_high", "speedup_claimed", "parity")},
+        "speedups": checked.get("speedups", []),
         "compaction": _compaction(run),
         "gates": checked.get("gates", []),
         "artifacts": _artifacts(run, checked),
@@ -131,7 +132,7 @@ def _compaction(run: Run) -> dict[str, Any] | None:
 def _artifacts(run: Run, checked: dict[str, Any]) -> list[dict[str, Any]]:
     results = checked.get("artifacts", {})
     return [
-        {**artifact, "files": [artifact["path"]], **results.get(artifact["path"], {})}
+        {**artifact, **results.get(artifact["path"], {})}
         for artifact in run.payloads.get("export", {}).get("artifacts", [])
     ]
 

@@ -37,17 +37,19 @@ def assemble(
         "dense": _model(work, "dense.onnx", 0),
         "pruned": _model(work, "model.onnx", 1) | _savings(work),
         **{key: checked.get(key) for key in ("speedup", "speedup_low", "speedup_high", "speedup_claimed")},
+        "speedups": checked.get("speedups", []),
         "parity": results.get("model.onnx", {}).get("parity"),
         "compaction": _compaction(work),
         "gates": checked.get("gates", []),
         "artifacts": [
             asdict(artifact)
-            | {"path": artifact.path.name, "files": work.files.get(artifact.path.name, [artifact.path.name])}
-            | {"accuracy": None}
-            | results.get(artifact.path.name, {})
+            | {"path": name, "files": work.files.get(name, [name]), "accuracy": None}
+            | results.get(name, {})
             for artifact in work.artifacts
+            for name in [artifact.path.name]
         ],
         "measurements": checked.get("measurements", []),
+        "app": None,
         "layers": [],
         "stages": work.stages,
         "history": [],

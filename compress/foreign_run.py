@@ -177,8 +177,8 @@ def _described(path: Path) -> Artifact:
 def _convert(work: Work, format: str, source: Path) -> None:
     exporter = conversion.found(format)
     name = f"{source.stem}{exporter.suffix}"
-    work.files[name] = [f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
-    work.directory.own(*work.files[name])
+    files = [f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
+    work.directory.own(*files)
     try:
         artifact = conversion.convert(format, source, work.directory.path / name, work.opened, work.data)
     except ExportError as error:
@@ -187,6 +187,7 @@ def _convert(work: Work, format: str, source: Path) -> None:
         work.notes.append(f"{name} was not written: {error}.")
         return
     work.artifacts.append(artifact)
+    work.files[name] = files
     work.notes += artifact.notes
 
 

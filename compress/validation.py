@@ -102,6 +102,7 @@ def latency(
     """
     measurements: list[dict[str, Any]] = []
     speedup: dict[str, Any] = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "speedup_claimed"))
+    speedups: list[dict[str, Any]] = []
     for name in asked.targets:
         target = targets.find(name)
         results, ratio = target.measure(
@@ -113,7 +114,8 @@ def latency(
             target=name,
             **{word: value for word, value in more.items() if word in signature(target.measure).parameters},
         )
-        measurements.extend(asdict(result) for result in results)
+        measurements.extend(_written(result) for result in results)
+        speedups.extend(_speedups(results, ratio))
         if ratio is not None and speedup["speedup"] is None:
             speedup = {
                 "speedup": ratio.value,
@@ -121,7 +123,37 @@ def latency(
                 "speedup_high": ratio.high,
                 "speedup_claimed": ratio.claimed,
             }
-    return measurements, speedup
+    return measurements, {**speedup, "speedups": speedups}
+
+
+def _written(measurement: targets.Measurement) -> dict[str, Any]:
+    """The report's entry; speed-ups have a list of their own."""
+    entry = asdict(measurement)
+    del entry["speedup"]
+    return entry
+
+
+def _speedups(results: Sequence[targets.Measurement], second: targets.Speedup | None) -> list[dict[str, Any]]:
+    """Of every file over the dense one on one target: of time with its spread, else of instructions, without.
+
+    Args:
+        results: of the target, in the order measured.
+        second: speed-up of the second file, where the target knows no other.
+    """
+    if not results or not results[0].artifact.startswith("dense."):
+        return []
+    dense, *others = results
+    found = []
+    for i, other in enumerate(others):
+        ratio = other.speedup or (second if i == 0 else None)
+        if ratio is not None:
+            known: dict[str, float | None] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
+        elif dense.instructions and other.instructions:
+            known = {"value": dense.instructions / other.instructions, "low": None, "high": None}
+        else:
+            continue
+        found.append({"target": other.target, "artifact": other.artifact, **known})
+    return found
 
 
 def _gated(run: Run, figures: dict[str, dict[str, Any]], speedup: dict[str, Any]) -> dict[str, float | None]:

@@ -262,7 +262,9 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         onnx.save(model, path)
         return describe(path, "fake", opset=18, min_ort="1.14", notes=("A note.",))
 
-    fake = SimpleNamespace(suffix=".fake.onnx", calibrates=True, convert=convert, factor=1.0, seen=None)
+    fake = SimpleNamespace(
+        suffix=".fake.onnx", companions=(".fake.h",), calibrates=True, convert=convert, factor=1.0, seen=None
+    )
     monkeypatch.setattr(conversion, "find", lambda name: fake if name == "fake" else find(name))
     return fake
 
@@ -280,7 +282,9 @@ def test_a_format_that_calibrates_is_given_training_images(
     ended = run(file, tmp_path / "run", "--format", "fake", "--data", data)
     assert 0 == ended.exit_code, ended.output
     assert (96, 1, 8, 8) == tuple(calibrated.seen.shape)
-    assert "A note." in report_of(tmp_path / "run")["notes"]
+    report = report_of(tmp_path / "run")
+    assert "A note." in report["notes"]
+    assert ["model.fake.onnx", "model.fake.h"] == report["artifacts"][-1]["files"]
 
 
 @pytest.mark.parametrize("images", [True, False])

@@ -83,6 +83,7 @@ CONTRACT = {
     "dense": MODEL,
     "pruned": {**MODEL, "sparsity": float, "compression": float, "channels_removed": int},
     "speedup": float, "speedup_low": float, "speedup_high": float,
+    "speedups": [{"target": str, "artifact": str, "value": float, "low": float, "high": float}],
     "parity": PARITY,
     "compaction": {
         "max_error_relative": float, "dtype": str, "max_abs_error_shipped": float, "frozen_operators": [str],
@@ -156,6 +157,8 @@ def test_sums_and_ratios_agree(whole: Path) -> None:
     removed = sum(layer["out_before"] - layer["out_after"] for layer in found["compaction"]["layers"])
     assert removed == pruned["channels_removed"] > 0
     assert found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
+    assert ["model.onnx", "model.sparse.onnx"] == [entry["artifact"] for entry in found["speedups"]]
+    assert found["speedup"] == found["speedups"][0]["value"]
     assert found["compaction"]["max_error_relative"] < 1e-9
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from compress.app.check import Agreement
 from compress.app.graph import Preprocessing
 from compress.app.templates import render
-from compress.report import tables, words, zeros
+from compress.report import by_target, tables, words, zeros
 from compress.report.fields import Report, clean, number, rows, text, value
 from compress.report.formats import count, percent, size
 
@@ -22,8 +22,11 @@ def model_card(report: Report, preprocessing: Preprocessing, agreement: Agreemen
         shape=f"{height} x {width} pixels, {'grey' if channels == 1 else 'RGB'}",
         headline=[[markdown(cell) for cell in (f.label, f.dense, f.pruned, f.remark)] for f in words.headline(report)],
         bought=[(markdown(one.resource), markdown(one.sentence)) for one in zeros.bought(report)],
-        gates=_table(tables.gates(report)),
-        measurements=_table(tables.measurements(report)),
+        tables=[
+            (markdown(table.caption), _table(table))
+            for table in (tables.gates(report), *(section.table for section in by_target.sections(report)))
+            if table.rows
+        ],
         files=[(markdown(text(a, "path")), size(number(a, "size_bytes"))) for a in rows(report, "artifacts")],
         made=made(report),
         environment=[
@@ -73,9 +76,7 @@ def markdown(said: str) -> str:
 
 
 def _table(table: tables.Table) -> list[list[str]]:
-    """Columns and rows, empty where there are no rows."""
-    if not table.rows:
-        return []
+    """Columns and rows."""
     return [[markdown(str(cell)) for cell in row] for row in (table.columns, *table.rows)]
 
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress.report import tables, words, zeros
+from compress.report import ship, tables, words, zeros
 from compress.report.fields import Report, clean, number, rows, text
-from compress.report.formats import size
+from compress.report.formats import UNKNOWN, size
 
 MAX_WIDTH = 100
 STYLE: dict[words.Outcome, str] = {
@@ -32,10 +32,22 @@ def summary(report: Report, console: Console, directory: Path | None = None) -> 
     headline = [(f.label, f.dense, f.pruned, f.remark) for f in words.headline(report)]
     _table(console, ("", "dense", "pruned", ""), headline)
     _table(console, ("What each zero bought", ""), [(one.resource, one.sentence) for one in zeros.bought(report)])
+    files = [(file.path, file.size, file.accuracy, _measured(file)) for file in ship.files(report)]
+    _table(console, ("Which file should I ship?", "size", "accuracy", "measured"), files)
+    _table(console, ("In short",), [(said,) for said in ship.choice(report)])
     gates = tables.gates(report)
     _table(console, gates.columns, gates.rows)
-    _table(console, ("To know",), [(said,) for said in words.caveats(report)])
+    _table(console, ("To know",), [(said,) for said in [*words.caveats(report), *_notes(report)]])
     _table(console, ("Files", ""), _files(report, directory))
+
+
+def _measured(file: ship.File) -> str:
+    said = (("" if run.speedup == UNKNOWN else f", speed-up {run.speedup}") for run in file.runs)
+    return "; ".join(f"{run.target} {run.takes}{speedup}" for run, speedup in zip(file.runs, said, strict=True))
+
+
+def _notes(report: Report) -> list[str]:
+    return [f"{path}: {note}" for path, note in ship.notes(report)]
 
 
 def _files(report: Report, directory: Path | None) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.report import coupling, inspection, plots, sensitivity, svg, tables, words, zeros
+from compress.report import by_target, coupling, inspection, plots, sensitivity, ship, svg, tables, words, zeros
 from compress.report.fields import Report, clean, value
 from compress.report.store import write_text
 
@@ -30,8 +30,12 @@ def render(report: Report) -> str:
         failed=words.failed_gates(report),
         headline=words.headline(report),
         bought=zeros.bought(report),
+        files=ship.files(report),
+        choice=ship.choice(report),
+        notes=ship.notes(report),
         caveats=words.caveats(report),
         drawn=_drawn(plots.sketches(report)),
+        targets=by_target.sections(report),
         tables=[table for make in TABLES if (table := make(report)).rows],
         recipe=recipe_text(report),
     )
@@ -108,20 +112,19 @@ TABLES = (
     tables.widths,
     tables.proof,
     tables.artifacts,
-    tables.measurements,
-    tables.devices,
     tables.stages,
     tables.origin,
 )
 
 
 def tied(said: str) -> str:
-    r"""Keep a number and its unit on one line.
+    r"""Keep a number and its unit, and the ends of a spread, on one line.
 
     >>> tied("9 ms over 5 repeats") == "9\u00a0ms over 5 repeats"
     True
     """
-    return re.sub(r"(?<=\d) (?=(?:%|ms|s|min|h|B|[kMGT]B|[KMGT]|points)(?![A-Za-z]))", "\u00a0", said)
+    said = re.sub(r"(?<=\d) (?=(?:%|ms|s|min|h|B|[kMGT]B|[KMGT]|points)(?![A-Za-z]))", "\u00a0", said)
+    return re.sub(r"(?<=\d) to (?=\d)", "\u00a0to\u00a0", said)
 
 
 def recipe_text(report: Report) -> str:

@@ -172,36 +172,6 @@ def artifacts(report: Report) -> Table:
     return Table("artifacts", "Artifacts", columns, body, words=2)
 
 
-def measurements(report: Report) -> Table:
-    """Latency of every artifact on every target; one not measured gives its reason."""
-    body = tuple(
-        (
-            text(m, "artifact") or UNKNOWN,
-            text(m, "target") or UNKNOWN,
-            text(m, "provider").removesuffix("ExecutionProvider") or UNKNOWN,
-            ": ".join(filter(None, (text(m, "status"), text(m, "reason")))) or UNKNOWN,
-            text(m, "threads") or UNKNOWN,
-            *(ms(number(m, "latency_ms", p)) for p in ("p50", "p90", "p99")),
-            percent(number(m, "latency_ms", "spread"), 1),
-            text(m, "latency_ms", "repeats") or UNKNOWN,
-            ms(number(m, "load_ms")),
-            ms(number(m, "first_ms")),
-            size(number(m, "peak_memory_bytes")),
-        )
-        for m in rows(report, "measurements")
-    )
-    latency = ("p50", "p90", "p99", "Spread", "Repeats", "Load", "First run")
-    columns = ("File", "Target", "Provider", "Status", "Threads", *latency, "Peak memory")
-    return Table("measurements", "Latency measurements", columns, body, words=4)
-
-
-def devices(report: Report) -> Table:
-    """What every target said of itself, once."""
-    found = {text(m, "target"): value(m, "device") for m in reversed(rows(report, "measurements"))}
-    body = tuple((target, *item) for target, device in reversed(found.items()) for item in _flat(device, ""))
-    return Table("devices", "Targets", ("Target", "Item", "Value"), body, words=3)
-
-
 def stages(report: Report) -> Table:
     """What ran, for how long, and where the model stood after it."""
     body = tuple(
@@ -231,7 +201,7 @@ def origin(report: Report) -> Table:
         ("Classes", ", ".join(clean(name) for name in names[:20]) if names else text(data, "classes")),
         ("Seed", text(report, "seed")),
         ("MACs convention", text(report, "macs_convention")),
-        *_flat(value(report, "environment"), ""),
+        *flat(value(report, "environment"), ""),
     ]
     if len(names) > 20:
         lines[4] = (f"Classes, 20 of {len(names)}", lines[4][1])
@@ -239,10 +209,11 @@ def origin(report: Report) -> Table:
     return Table("origin", "Data, machine and versions", ("Item", "Value"), known, words=2)
 
 
-def _flat(found: object, prefix: str) -> Iterator[tuple[str, str]]:
+def flat(found: object, prefix: str) -> Iterator[tuple[str, str]]:
+    """The items of nested mappings, named by their keys with dots between, as text."""
     if isinstance(found, dict):
         for key, item in found.items():
-            yield from _flat(item, f"{prefix}.{clean(key)}" if prefix else clean(key))
+            yield from flat(item, f"{prefix}.{clean(key)}" if prefix else clean(key))
     elif isinstance(found, list | tuple):
         yield prefix, ", ".join(clean(item) for item in found)
     elif found is not None and prefix:

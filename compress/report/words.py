@@ -171,20 +171,20 @@ def score(report: Report, x: float | None) -> str:
     return significant(x, 4) if value(report, "metric", "higher_is_better") is False else percent(x)
 
 
-def accuracy_change(report: Report) -> str:
-    """How the pruned model compares with the dense one; empty when either is unknown.
+def accuracy_change(report: Report, accuracy: float | None) -> str:
+    """How an accuracy compares with the dense model's; empty when either is unknown.
 
-    >>> accuracy_change({"dense": {"accuracy": 0.9921}, "pruned": {"accuracy": 0.9898}})
+    >>> accuracy_change({"dense": {"accuracy": 0.9921}}, 0.9898)
     '0.23 points lower'
     """
-    dense, pruned = number(report, "dense", "accuracy"), number(report, "pruned", "accuracy")
-    if dense is None or pruned is None:
+    dense = number(report, "dense", "accuracy")
+    if dense is None or accuracy is None:
         return ""
-    if dense == pruned:
+    if dense == accuracy:
         return "unchanged"
     plain = value(report, "metric", "higher_is_better") is False
-    difference = significant(abs(dense - pruned)) if plain else points(abs(dense - pruned))
-    return f"{difference} {'lower' if pruned < dense else 'higher'}"
+    difference = significant(abs(dense - accuracy)) if plain else points(abs(dense - accuracy))
+    return f"{difference} {'lower' if accuracy < dense else 'higher'}"
 
 
 def accuracy_interval(report: Report, model: str = "pruned") -> str:
@@ -228,7 +228,7 @@ def _accuracy(report: Report) -> Figure | None:
         return None
     metric = text(report, "metric", "name")
     dense = score(report, number(report, "dense", "accuracy"))
-    remark = ", ".join(filter(None, (accuracy_change(report), accuracy_interval(report))))
+    remark = ", ".join(filter(None, (accuracy_change(report, pruned), accuracy_interval(report))))
     return Figure(f"Accuracy ({metric})" if metric else "Accuracy", dense, score(report, pruned), remark)
 
 
@@ -266,7 +266,10 @@ def _latency(report: Report) -> Figure | None:
 
 
 def caveats(report: Report) -> list[str]:
-    """What a reader must know beside the figures: missing measurements, frozen operators, the run's notes."""
+    """What a reader must know beside the figures: missing measurements, frozen operators, the run's notes.
+
+    What is said of a file stays with the file.
+    """
     said = [
         f"No latency from {text(m, 'target') or 'a target'} for {text(m, 'artifact') or 'an artifact'}: "
         f"{text(m, 'reason') or 'no reason given'}."
@@ -276,4 +279,5 @@ def caveats(report: Report) -> list[str]:
     frozen = [clean(name) for name in sequence(report, "compaction", "frozen_operators")]
     if frozen:
         said.append(f"Channels next to these operators were left alone, no rule is known for them: {listing(frozen)}.")
-    return said + [clean(note) for note in sequence(report, "notes")]
+    of_files = [note for artifact in rows(report, "artifacts") for note in sequence(artifact, "notes")]
+    return said + [clean(note) for note in sequence(report, "notes") if note not in of_files]

@@ -39,45 +39,8 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What a target found for one file; None is unknown.
-
-    Attributes:
-        artifact: name of the file.
-        target: as asked for.
-        provider: ONNX Runtime's execution provider.
-        threads: that one operator could use.
-        status: measured; missing, where the target could not be reached; failed, where the file did not run.
-        reason: why it was not measured, else empty.
-        latency_ms: of one inference.
-        load_ms: opening the file in a fresh process.
-        first_ms: the first inference there.
-        peak_memory_bytes: of that process, everything included.
-        samples_ms: at most 200 latencies, sorted.
-        instructions: of one inference, where a target counts them in place of time.
-        max_abs: largest difference of an output from this machine's, where a target only compares.
-        device: what the target says of itself.
-    """
-
-    artifact: str
-    target: str
-    provider: str
-    threads: int
-    status: Literal["measured", "missing", "failed"]
-    reason: str = ""
-    latency_ms: Latency | None = None
-    load_ms: float | None = None
-    first_ms: float | None = None
-    peak_memory_bytes: int | None = None
-    samples_ms: tuple[float, ...] = ()
-    instructions: int | None = None
-    max_abs: float | None = None
-    device: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Speedup:
-    """How many times faster the second file ran than the first.
+    """How many times faster a file ran than the first.
 
     Attributes:
         value: median over the repeats of the ratio of paired block medians.
@@ -97,6 +60,45 @@ class Speedup:
         (False, True)
         """
         return not self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a target found for one file; None is unknown.
+
+    Attributes:
+        artifact: name of the file.
+        target: as asked for.
+        provider: ONNX Runtime's execution provider.
+        threads: that one operator could use.
+        status: measured; missing, where the target could not be reached; failed, where the file did not run.
+        reason: why it was not measured, else empty.
+        latency_ms: of one inference.
+        load_ms: opening the file in a fresh process.
+        first_ms: the first inference there.
+        peak_memory_bytes: of that process, everything included.
+        samples_ms: at most 200 latencies, sorted.
+        instructions: of one inference, where a target counts them in place of time.
+        max_abs: largest difference of an output from this machine's, where a target only compares.
+        speedup: over the first file of the same call, timed interleaved with it.
+        device: what the target says of itself.
+    """
+
+    artifact: str
+    target: str
+    provider: str
+    threads: int
+    status: Literal["measured", "missing", "failed"]
+    reason: str = ""
+    latency_ms: Latency | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    samples_ms: tuple[float, ...] = ()
+    instructions: int | None = None
+    max_abs: float | None = None
+    speedup: Speedup | None = None
+    device: Mapping[str, str] = field(default_factory=dict)
 
 
 def names() -> list[str]:

@@ -65,7 +65,8 @@ def summarised(
 ) -> tuple[list[Measurement], Speedup | None]:
     """What `measure` returns, from the raw findings of `compress.targets._device`."""
     samples_ms = [np.array(file["samples_ns"]) / 1e6 if "samples_ns" in file else None for file in found["files"]]
-    measurements = []
+    dense = samples_ms[0] if samples_ms else None
+    measurements: list[Measurement] = []
     for path, file, samples in zip(paths, found["files"], samples_ms, strict=True):
         common = (path.name, target, provider, threads)
         if samples is None:
@@ -80,15 +81,15 @@ def summarised(
             first_ms=file["first_ms"],
             peak_memory_bytes=file["peak_memory_bytes"],
             samples_ms=_kept(samples),
+            speedup=speedup(dense, samples) if measurements and dense is not None else None,
             device=found["device"],
         )
         measurements.append(measurement)
-    dense, pruned = [*samples_ms, None, None][:2]
-    return measurements, speedup(dense, pruned) if dense is not None and pruned is not None else None
+    return measurements, measurements[1].speedup if len(measurements) > 1 else None
 
 
 def speedup(dense_ms: Array, pruned_ms: Array) -> Speedup:
-    """How many times faster the second file ran.
+    """How many times faster the second of two files ran.
 
     Args:
         dense_ms: latencies, shape (repeats, inferences of a block).

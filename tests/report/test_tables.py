@@ -25,21 +25,6 @@ def test_models_leave_out_what_neither_knows(report):
     assert ("File, sparsely coded", UNKNOWN, "23.9 kB") in tables.models(report).rows
 
 
-def test_a_measurement_that_failed_gives_its_reason(report):
-    report["measurements"] = [{"artifact": "model.onnx", "status": "failed", "reason": "killed"}]
-    assert "failed: killed" == tables.measurements(report).rows[0][3]
-
-
-def test_every_target_says_once_what_it_is(report):
-    report["measurements"] += [{"target": "ssh://edge", "device": {"cpu": "A\x1b72", "cores": "4"}}, {"target": "bare"}]
-    assert (
-        ("local", "cpu", "Cortex-A76"),
-        ("local", "temperature_after_c", "61.2"),
-        ("ssh://edge", "cpu", "A 72"),
-        ("ssh://edge", "cores", "4"),
-    ) == tables.devices(report).rows
-
-
 def test_a_reused_stage_is_marked(report):
     assert "2 min 28 s, reused" == tables.stages(report).rows[0][1]
 
@@ -64,7 +49,7 @@ def test_environment_is_flattened(report):
     "make",
     [
         tables.models, tables.layers, tables.widths, tables.gates, tables.proof, tables.artifacts,
-        tables.measurements, tables.devices, tables.stages, tables.origin,
+        tables.stages, tables.origin,
     ],
 )  # fmt: skip
 def test_every_table_is_rectangular_and_empty_without_data(report, make):

@@ -156,18 +156,18 @@ def test_a_gate_is_written_in_the_unit_of_its_name(name, x, said):
 
 
 def test_accuracy_is_compared_in_points(report):
-    assert "0.23 points lower" == words.accuracy_change(report)
+    assert "0.23 points lower" == words.accuracy_change(report, report["pruned"]["accuracy"])
     report["pruned"]["accuracy"] = 0.9926
-    assert "0.05 points higher" == words.accuracy_change(report)
+    assert "0.05 points higher" == words.accuracy_change(report, report["pruned"]["accuracy"])
     report["pruned"]["accuracy"] = 0.9921
-    assert "unchanged" == words.accuracy_change(report)
+    assert "unchanged" == words.accuracy_change(report, report["pruned"]["accuracy"])
 
 
 def test_a_metric_that_is_better_when_lower_is_no_percentage(report):
     report["metric"] = {"name": "rmse", "higher_is_better": False}
     report["dense"]["accuracy"], report["pruned"]["accuracy"] = 2.5, 2.75
     assert "2.750" == words.score(report, 2.75)
-    assert "0.250 higher" == words.accuracy_change(report)
+    assert "0.250 higher" == words.accuracy_change(report, report["pruned"]["accuracy"])
 
 
 def test_headline_has_the_four_figures(report):

@@ -144,6 +144,7 @@ def test_files_are_measured_as_their_inputs_ask(tmp_path: Path) -> None:
     assert (None, None, ()) == (found[2].latency_ms, found[2].load_ms, found[2].samples_ms)
     assert speedup is not None
     assert 0 < speedup.low <= speedup.value <= speedup.high < math.inf
+    assert [None, speedup, None] == [m.speedup for m in found]
 
 
 def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
