@@ -53,7 +53,6 @@ def assemble(
         "layers": [],
         "stages": work.stages,
         "history": [],
-        "app": None,
         "latency_budgets": [],
         "notes": [*work.directory.notes, *work.notes],
     }

@@ -105,7 +105,7 @@ def test_bad_words_are_answered_in_one_line(words: Sequence[str], said: str, out
     ("words", "said"),
     [
         (["--target", "locla"], "no target 'locla'; did you mean local?"),
-        (["--format", "onx"], "no export format 'onx'; did you mean onnx?"),
+        (["--format", "onx"], "no export format 'onx'; did you mean onnx, onnx-int8, onnx-fp16?"),
         (["--model", "lenet"], "did you mean lenet5"),
         (["--model", "torchvision:resnet81"], "no such classifier; did you mean resnet18"),
         (["--model", "torchvision:resnet18"], "expected input[2, 1, 8, 8] to have 3 channels"),
