@@ -65,6 +65,7 @@ def test_the_report_names_all_files_of_an_artifact() -> None:
         data=SimpleNamespace(name="", train=(), held_out=(), test=(), classes=(), metric=None),
         stages=[],
         directory=SimpleNamespace(notes=[]),
+        latencies=[],
     )
     report = assemble(run, {}, "interrupted", 130)
     assert [["model.c", "model.h"]] == [artifact["files"] for artifact in report["artifacts"]]

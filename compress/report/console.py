@@ -37,6 +37,8 @@ def summary(report: Report, console: Console, directory: Path | None = None) -> 
     _table(console, ("In short",), [(said,) for said in ship.choice(report)])
     gates = tables.gates(report)
     _table(console, gates.columns, gates.rows)
+    times = tables.latency_budgets(report)
+    _table(console, times.columns[1:5], [row[1:5] for row in times.rows])
     _table(console, ("To know",), [(said,) for said in [*words.caveats(report), *_notes(report)]])
     _table(console, ("Files", ""), _files(report, directory))
 

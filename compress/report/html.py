@@ -107,6 +107,7 @@ def _rendered(template: str, **names: Any) -> str:
 
 TABLES = (
     tables.gates,
+    tables.latency_budgets,
     tables.models,
     tables.layers,
     tables.widths,

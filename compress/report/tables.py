@@ -113,6 +113,27 @@ def gates(report: Report) -> Table:
     return Table("gates", "Gates", ("Gate", "Limit", "Value", "Answer"), body)
 
 
+def latency_budgets(report: Report) -> Table:
+    """Every budget of time: what was asked, what the chosen widths took untrained, what the trained network takes."""
+    body = tuple(
+        (
+            f"prune-{count(number(found, 'step'))}",
+            text(found, "target"),
+            text(found, "asked"),
+            *(_share(number(found, f"{when}ratio")) for when in ("", "achieved_")),
+            operations(number(found, "macs")),
+            count(len(rows(found, "tried"))),
+        )
+        for found in rows(report, "latency_budgets")
+    )
+    columns = ("Step", "Target", "Asked", "Predicted", "Achieved", "Multiply-accumulates", "Sizes measured")
+    return Table("latency_budgets", "Latency budgets, in shares of the dense network's time", columns, body, words=3)
+
+
+def _share(ratio: float | None) -> str:
+    return UNKNOWN if ratio is None else f"{ratio:.3f}"
+
+
 def proof(report: Report) -> Table:
     """What was proved: compaction exact in float64, ONNX Runtime equal to PyTorch, or to the given file."""
     compaction, parity = value(report, "compaction") or {}, value(report, "parity") or {}

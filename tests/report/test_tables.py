@@ -57,3 +57,12 @@ def test_every_table_is_rectangular_and_empty_without_data(report, make):
     assert table.rows
     assert {len(table.columns)} == {len(row) for row in table.rows}
     assert () == make({"schema": 1}).rows
+
+
+def test_a_latency_budget_shows_what_was_predicted_and_achieved(report):
+    assert () == tables.latency_budgets(report).rows
+    found = {"step": 0, "target": "local", "asked": "0.5x", "ratio": 0.492, "macs": 10_322_480, "tried": [{}, {}]}
+    report["latency_budgets"] = [{**found, "achieved_ratio": 0.503}, {**found, "achieved_ratio": None}]
+    rows = tables.latency_budgets(report).rows
+    assert ("prune-0", "local", "0.5x", "0.492", "0.503", "10.3 M", "2") == rows[0]
+    assert UNKNOWN == rows[1][4]

@@ -75,7 +75,7 @@ class Net:
         self.buffers.append(Buffer(size, len(self.calls), len(self.calls)))
         return len(self.buffers) - 1
 
-    def step(self, label: str, inputs: Sequence[Value], shape: tuple[int, ...], body: str, scratch: int = 0) -> Value:
+    def step(self, label: str, inputs: Sequence[Value], shape: tuple[int, ...], body: str) -> Value:
         """One function and its call.
 
         Args:
@@ -83,20 +83,16 @@ class Net:
             inputs: read as ``x``, or as ``x0``, ``x1``.
             shape: of the result, written to ``y``.
             body: C statements.
-            scratch: floats that the step alone uses, as ``s``.
         """
         name = f"{self.name}_{len(self.calls)}_{re.sub(r'[^a-z0-9]', '', label.lower())}"
         result = Value(self.buffer(prod(shape)), shape)
         used = [value.buffer for value in inputs]
         for number in used:
             self.buffers[number].last = len(self.calls)
-        extra = [self.buffer(scratch)] if scratch else []
         names = ["x"] if len(inputs) == 1 else [f"x{i}" for i in range(len(inputs))]
-        parameters = (
-            [f"const float *restrict {n}" for n in names] + ["float *restrict y"] + ["float *restrict s"] * len(extra)
-        )
+        parameters = [*(f"const float *restrict {n}" for n in names), "float *restrict y"]
         self.functions.append(f"static void {name}({', '.join(parameters)})\n{{\n{_indented(body)}\n}}\n")
-        places = [*used, result.buffer, *extra]
+        places = [*used, result.buffer]
         self.calls.append(lambda: f"{name}({', '.join(f'arena + {self.buffers[b].offset}' for b in places)});")
         return result
 
