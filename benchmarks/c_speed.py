@@ -86,10 +86,10 @@ def main() -> None:
         blocks = {
             "ort dense": _ort(library, asked.run / "dense.onnx"),
             "ort compacted": _ort(library, asked.run / "model.onnx"),
-            "c dense": target._block(asked.run / "dense.c", FLAGS),
-            "c": target._block(asked.run / "model.c", FLAGS),
-            "c portable": target._block(asked.run / "model.c", portable),
-            "c-int8": target._block(asked.run / "model.int8.c", FLAGS),
+            "c dense": target.timed_block(asked.run / "dense.c", FLAGS),
+            "c": target.timed_block(asked.run / "model.c", FLAGS),
+            "c portable": target.timed_block(asked.run / "model.c", portable),
+            "c-int8": target.timed_block(asked.run / "model.int8.c", FLAGS),
             "ort dense, from Python": _python(asked.run / "dense.onnx"),
             "ort compacted, from Python": _python(asked.run / "model.onnx"),
         }

@@ -16,7 +16,7 @@ import click
 from compress import __version__
 from compress.commands import COMMANDS, DENSE_OPTIONS
 from compress.errors import CompressError, UsageError
-from compress.options import gate_options
+from compress.options import MEASURING, gate_options
 
 _DEFAULT_RECIPE = "lenet5-mnist"
 
@@ -89,12 +89,7 @@ _RECIPE_OPTIONS = {
     "batch": "export.batch",
     "uint8_input": "export.uint8_input",
     "app": "app.write",
-    "targets": "validate.targets",
-    "threads": "validate.threads",
-    "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
-    "max_latency_ms": "validate.gates.max_latency_ms",
-    "min_speedup": "validate.gates.min_speedup",
-    "max_size_kb": "validate.gates.max_size_kb",
+    **MEASURING,
 }
 """Command-line option -> key of the recipe."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import UsageError
+from compress.options import MEASURING
 from compress.recipe import DataSection, ValidateSection
 from compress.recipe_text import build, override, parse_assignment
 
@@ -15,12 +16,7 @@ BY_DEFAULT = ("sparse",)
 TAKEN = {
     "data": "data.name",
     "data_root": "data.root",
-    "targets": "validate.targets",
-    "threads": "validate.threads",
-    "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
-    "max_latency_ms": "validate.gates.max_latency_ms",
-    "min_speedup": "validate.gates.min_speedup",
-    "max_size_kb": "validate.gates.max_size_kb",
+    **MEASURING,
 }
 """Command-line option -> key of the recipe, of what an ONNX file can be asked."""
 

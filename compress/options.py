@@ -33,3 +33,14 @@ network_options = together(
         help="An option of a PyTorch model, as in prune-and-export.",
     ),
 )
+
+
+MEASURING = {
+    "targets": "validate.targets",
+    "threads": "validate.threads",
+    "max_accuracy_drop_points": "validate.gates.max_accuracy_drop_points",
+    "max_latency_ms": "validate.gates.max_latency_ms",
+    "min_speedup": "validate.gates.min_speedup",
+    "max_size_kb": "validate.gates.max_size_kb",
+}
+"""Command-line option -> key of the recipe, of what is measured and of the limits held against it."""

@@ -99,7 +99,7 @@ def measure(
     blocks: list[Block | str] = []
     for path in paths:
         try:
-            blocks.append(_block(path, flags))
+            blocks.append(timed_block(path, flags))
         except ExportError as error:
             blocks.append(str(error))
     timings = iter(interleaved([b for b in blocks if not isinstance(b, str)], warm_up, repeats, budget_seconds))
@@ -128,7 +128,7 @@ def interleaved(blocks: Sequence[Block], warm_up: int, repeats: int, budget_seco
     return rows
 
 
-def _block(path: Path, flags: tuple[str, ...]) -> Block:
+def timed_block(path: Path, flags: tuple[str, ...]) -> Block:
     """What times so many inferences of a file, on random numbers."""
     library = build(path, flags=flags, further=(TIMER.format(name=identifier(path)),))
     image = np.random.default_rng(0).standard_normal(library.input_size).astype(np.float32)
