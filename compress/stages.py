@@ -198,7 +198,8 @@ def _timed(run: Run, number: int, before: Payload) -> Budget:
 
     def choose() -> dict[str, Any]:
         with run.display.stage(f"latency-{number} {step.budget.latency} on {target}", 0):
-            bench = latency.Bench(target, run.write, run.data.input_shape, run.recipe.validate_.threads, multiple)
+            threads, tell = run.recipe.validate_.threads, run.display.piece
+            bench = latency.Bench(target, run.write, run.data.input_shape, threads, multiple, tell)
             return latency.search(run.model(before), run.model(run.payloads["dense"]), step.budget, bench)
 
     found = run.directory.decide(f"latency-{number}-{key}", choose)

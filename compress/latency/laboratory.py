@@ -1,0 +1,112 @@
+"""Networks cut to the widths asked for, exported and timed."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress import cost
+from compress.budget import Budget, floors
+from compress.channel_units import ChannelUnits, gather
+from compress.compaction import ChannelGroup, channel_groups, remove
+from compress.latency.bench import Bench, Timing
+from compress.latency.table import Floats, Row
+
+TOGETHER = 12
+"""Files beside the dense one in one measurement, at most: a device holds them all at once."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A measured network.
+
+    Attributes:
+        keep: channels of every block.
+        macs: multiply-accumulates.
+        timing: what it took.
+    """
+
+    keep: dict[str, int]
+    macs: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to be narrowed.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        input_shape: (C, H, W).
+        units: its blocks of channels.
+        members: what goes with every channel, in the order of the units.
+        scores: of every channel, on one scale for all blocks.
+        least: channels that must stay, of every block.
+    """
+
+    model: nn.Module
+    input_shape: tuple[int, int, int]
+    units: ChannelUnits
+    members: Mapping[str, list[ChannelGroup]]
+    scores: Mapping[str, torch.Tensor]
+    least: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: nn.Module, dense: nn.Module, input_shape: tuple[int, int, int], budget: Budget) -> "Subject":
+        """Channels ranked by norm, as the budget says."""
+        groups = [g for g in channel_groups(model, torch.zeros(2, *input_shape)) if g.removable_exactly]
+        values, positions = dict(model.named_parameters()), cost.positions(model, input_shape)
+        units = ChannelUnits.of(groups, values, positions, cost.weight_count(dense), cost.macs(dense, input_shape))
+        scores = {block: score.detach().square() for block, score in units.scores(values).items()}
+        if budget.ranking == "normalised":
+            scores = {block: score / score.mean().clamp_min(1e-30) for block, score in scores.items()}
+        return cls(model, input_shape, units, gather(groups, values, positions), scores, floors(budget, scores))
+
+    def lost(self, rows: Mapping[str, Row]) -> dict[str, Floats]:
+        """Sum of the scores that go, of every block at each of its widths."""
+        sums = {block: np.cumsum(np.sort(score.double().numpy())) for block, score in self.scores.items()}
+        return {
+            block: np.concatenate([[0.0], sums[block]])[[row.widths[-1] - width for width in row.widths]]
+            for block, row in rows.items()
+        }
+
+    def narrowed(self, keep: Mapping[str, int]) -> nn.Module:
+        """The network with its blocks so wide; those not named stay whole."""
+        gone = []
+        for block, width in keep.items():
+            order = self.scores[block].argsort(descending=True, stable=True)
+            gone += [self.members[block][channel] for channel in order[width:].tolist()]
+        return remove(self.model, torch.zeros(2, *self.input_shape), gone).model if gone else self.model
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Where a network's narrow forms are timed.
+
+    Attributes:
+        subject: the network.
+        bench: the target.
+        dense: the file of the dense network.
+    """
+
+    subject: Subject
+    bench: Bench
+    dense: Path
+
+    def measured(self, asked: Sequence[Mapping[str, int]]) -> list[Candidate]:
+        """Networks of the widths asked for."""
+        found: list[Candidate] = []
+        for start in range(0, len(asked), TOGETHER):
+            some = asked[start : start + TOGETHER]
+            networks = [self.subject.narrowed(widths) for widths in some]
+            with tempfile.TemporaryDirectory(prefix="compress-latency-") as folder:
+                files = [self.bench.write(net, Path(folder, f"candidate{n}")) for n, net in enumerate(networks)]
+                timings = self.bench.times(self.dense, files)
+            macs = [cost.macs(network, self.bench.input_shape) for network in networks]
+            found += map(Candidate, map(dict, some), macs, timings)
+            self.bench.tell(len(found), f"{len(found)} of {len(asked)} networks measured")
+        return found
