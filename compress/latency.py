@@ -154,10 +154,10 @@ class Bench:
         Raises:
             RunError: one of them was not measured.
         """
-        how = {"threads": self.threads, "warm_up": 20, "budget_seconds": SECONDS, "target": self.target}
+        how = targets.Timing(threads=self.threads, warm_up=20, budget_seconds=SECONDS)
         rounds = []
         for _ in range(ROUNDS):
-            found, speedup = targets.find(self.target).measure([dense, file], **how)
+            found, speedup = targets.find(self.target).measure([dense, file], how, self.target)
             before, after = (_time(measurement) for measurement in found)
             ratio = 1 / speedup.value if isinstance(speedup, Speedup) else after / before
             rounds.append((ratio, after, before))

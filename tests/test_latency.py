@@ -11,7 +11,7 @@ from compress import cost, latency
 from compress.budget import Budget, Goal
 from compress.errors import RunError, UsageError
 from compress.recipe_text import build
-from compress.targets import Latency, Measurement, Speedup
+from compress.targets import Latency, Measurement, Speedup, Timing
 
 SHAPE = (3, 16, 16)
 
@@ -40,7 +40,7 @@ class Clock:
         self.networks[path.name] = model
         return path
 
-    def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
+    def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
         self.measured += 1
         times = [self.time(cost.macs(self.networks[path.name], SHAPE)) for path in paths]
         found = [
@@ -92,8 +92,8 @@ def test_one_lucky_measurement_decides_nothing(monkeypatch: pytest.MonkeyPatch) 
     dense = cost.macs(network(), SHAPE)
 
     class Moody(Clock):
-        def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
-            found, speedup = super().measure(paths, **how)
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
+            found, speedup = super().measure(paths, how, target)
             return found, Speedup(4 * speedup.value, 1, 9) if speedup and self.measured % 3 == 0 else speedup
 
     found = searched(Moody(lambda macs: macs / dense), Budget(latency="0.5x", ranking="normalised"), monkeypatch, 1)
@@ -116,7 +116,7 @@ def test_a_time_out_of_reach_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch
 
 def test_a_target_that_measures_no_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(Clock):
-        def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
             return [Measurement(path.name, "clock", "C", 1, "measured", max_abs=0.0) for path in paths], None
 
     with pytest.raises(RunError, match="cannot hold a latency budget: dense: it measures no time"):
