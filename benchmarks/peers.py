@@ -21,6 +21,7 @@ from compress import cost, methods, recipe_text
 from compress.cost import MACS_CONVENTION
 from compress.pipeline import prune_and_export
 from compress.progress import Display
+from compress.targets import Timing
 from compress.targets.local import measure
 from compress_models import load
 
@@ -67,7 +68,7 @@ def time_together(asked: argparse.Namespace, seed: int) -> None:
     if not ours or not all((folder / "model.onnx").exists() for folder in runs.values()):
         return
     files = [runs[ours[0]] / "dense.onnx", *(folder / "model.onnx" for folder in runs.values())]
-    found, _ = measure(files, threads=1, budget_seconds=asked.seconds)
+    found, _ = measure(files, Timing(budget_seconds=asked.seconds), "local")
     medians = [m.latency_ms.p50 if m.latency_ms else None for m in found]
     row = {"network": asked.network, "seed": seed, "p50_ms": dict(zip(["dense", *runs], medians, strict=True))}
     (RESULTS / f"latency-{asked.network}-seed{seed}.json").write_text(json.dumps(row, indent=2) + "\n")

@@ -21,7 +21,7 @@ from compress import cost
 from compress.channel_units import gather
 from compress.compaction import channel_groups, remove
 from compress.machine import cpu_name
-from compress.targets import local
+from compress.targets import Timing, local
 from compress_exporters import Request, find
 from compress_models import load, load_weights
 
@@ -51,7 +51,7 @@ def main() -> None:
                 file = Path(folder, "-".join(map(str, widths)) + ".onnx")
                 files.append(find("onnx").export(Request(narrow, SHAPE), file).path)
                 rows.append({"stream": widths[0], "inner": widths[1:], "macs": share, "keep": keep})
-        found, _ = local.measure(files, budget_seconds=asked.seconds)
+        found, _ = local.measure(files, Timing(budget_seconds=asked.seconds), "local")
     times = [m.latency_ms.p50 for m in found if m.latency_ms]
     for row, measured, ms in zip(rows, found[1:], times[1:], strict=True):
         row |= {"speedup": times[0] / ms, "latency": asdict(measured)["latency_ms"]}

@@ -60,7 +60,7 @@ def validate_file(asked: Question) -> list[str]:
     data = load(asked.data, root=asked.data_root, held_out=0, reading=Reading(mean=mean, std=std))
     runtime = session_for(opened, data, asked.threads)
     score = accuracy(runtime, TestBatches(data, takes_nhwc(opened, data, asked.layout)), metric=data.metric)
-    measured = targets.find("local").measure([asked.file], threads=asked.threads)[0][0]
+    measured = targets.find("local").measure([asked.file], targets.Timing(threads=asked.threads), "local")[0][0]
     size = asked.file.stat().st_size
     lines = [f"{asked.file}: opset {opened.opset}, {size:,} bytes", _accuracy_line(score, data)]
     p50 = None

@@ -194,7 +194,7 @@ def _convert(work: Work, format: str, source: Path) -> None:
 def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:
     names = [artifact.path.name for artifact in work.artifacts]
     shapes = {entry.name: [1 if size is None else size for size in entry.shape] for entry in outcome.inputs}
-    measurements, speedup = latency(work.directory.path, names, work.asked.validate, shapes=shapes)
+    measurements, speedup = latency(work.directory.path, names, work.asked.validate, shapes)
     results = {artifact.path.name: _result(work, outcome, artifact) for artifact in work.artifacts}
     latencies = {m["artifact"]: m["latency_ms"] for m in reversed(measurements) if m["latency_ms"]}
     dense, compacted = (results[name].get("accuracy") for name in (GIVEN, COMPACT))

@@ -1,10 +1,9 @@
 """The validate stage of a run: every exported file against PyTorch, on the test set, and on the targets."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def _figures(run: Run, result: dict[str, Any], payload: Payload) -> dict[str, An
 
 
 def latency(
-    folder: Path, names: Sequence[str], asked: ValidateSection, **more: Any
+    folder: Path, names: Sequence[str], asked: ValidateSection, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measurements on every target, and the speed-up on the first: dense and pruned interleaved in one run.
 
@@ -95,7 +94,7 @@ def latency(
         folder: of the files.
         names: of the files, the dense one first.
         asked: targets, threads and time.
-        more: for targets that know these words: `shapes` of inputs, for instance.
+        shapes: of inputs, by name, where a file leaves more open than its batch.
 
     Returns:
         The report's measurements, and its keys that begin with speedup.
@@ -103,17 +102,11 @@ def latency(
     measurements: list[dict[str, Any]] = []
     speedup: dict[str, Any] = dict.fromkeys(("speedup", "speedup_low", "speedup_high", "speedup_claimed"))
     speedups: list[dict[str, Any]] = []
+    how = targets.Timing(asked.threads, asked.warm_up, asked.repeats, asked.seconds, shapes=shapes or {})
     for name in asked.targets:
         target = targets.find(name)
-        results, ratio = target.measure(
-            [folder / file for file in names if file.endswith(target.SUFFIXES)],
-            threads=asked.threads,
-            warm_up=asked.warm_up,
-            repeats=asked.repeats,
-            budget_seconds=asked.seconds,
-            target=name,
-            **{word: value for word, value in more.items() if word in signature(target.measure).parameters},
-        )
+        files = [folder / file for file in names if file.endswith(target.SUFFIXES)]
+        results, ratio = target.measure(files, how, name)
         measurements.extend(_written(result) for result in results)
         speedups.extend(_speedups(results, ratio))
         if ratio is not None and speedup["speedup"] is None:

@@ -20,7 +20,7 @@ from compress.compaction import channel_groups
 from compress.errors import RunError, UsageError
 from compress.latency import table
 from compress.recipe_text import build
-from compress.targets import Latency, Measurement, Speedup
+from compress.targets import Latency, Measurement, Speedup, Timing
 
 SHAPE = (3, 16, 16)
 
@@ -52,7 +52,7 @@ class Clock:
         self.times[path.name] = self.time(model)
         return path
 
-    def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
+    def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
         self.measured += 1
         times = [self.times[path.name] for path in paths]
         found = [
@@ -132,8 +132,8 @@ def test_no_channel_goes_that_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_lucky_measurement_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Moody(Clock):
-        def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
-            found, _ = super().measure(paths, **how)
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
+            found, _ = super().measure(paths, how, target)
             if self.measured % 3 == 0:
                 found = [replace(m, speedup=Speedup(4 * m.speedup.value, 1, 9)) for m in found if m.speedup]
             return found, None
@@ -168,7 +168,7 @@ def test_a_network_without_channels_to_remove_is_refused() -> None:
 
 def test_a_target_that_measures_no_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent(Clock):
-        def measure(self, paths: list[Path], **how: Any) -> tuple[list[Measurement], Speedup | None]:
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
             return [Measurement(path.name, "clock", "C", 1, "measured", max_abs=0.0) for path in paths], None
 
     with pytest.raises(RunError, match="cannot hold a latency budget: dense: it measures no time"):

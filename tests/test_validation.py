@@ -22,7 +22,7 @@ def measured(artifact: str, **known: Any) -> Measurement:
 def latency(
     monkeypatch: pytest.MonkeyPatch, found: Sequence[Measurement], second: Speedup | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    fake = SimpleNamespace(SUFFIXES=(".c",), measure=lambda paths, **how: (list(found), second))
+    fake = SimpleNamespace(SUFFIXES=(".c",), measure=lambda paths, how, target: (list(found), second))
     monkeypatch.setattr(targets, "find", lambda name: fake)
     return validation.latency(Path(), ["dense.c", "model.c"], ValidateSection(targets=("fake",)))
 

@@ -21,7 +21,7 @@ from torch import nn
 from compress.budget import Budget, Goal
 from compress.errors import UsageError
 from compress.latency import table
-from compress.latency.bench import BLOCK, Bench, Timing, Write, no_writer
+from compress.latency.bench import BLOCK, Bench, Took, Write, no_writer
 from compress.latency.laboratory import Candidate, Laboratory, Subject
 from compress.latency.table import Row
 
@@ -68,7 +68,7 @@ def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> 
     return {**_chosen(tried, goal, budget, bench.target), "table": {block: asdict(row) for block, row in rows.items()}}
 
 
-def _approach(laboratory: Laboratory, rows: Mapping[str, Row], whole: Timing, goal: Goal) -> list[Candidate]:
+def _approach(laboratory: Laboratory, rows: Mapping[str, Row], whole: Took, goal: Goal) -> list[Candidate]:
     """Candidates nearer and nearer to the goal.
 
     What two blocks save together is not quite the sum. So the table is asked for what the last candidate missed by more

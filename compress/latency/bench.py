@@ -1,4 +1,4 @@
-"""Timing of exported networks on a target, each beside the dense one."""
+"""Took of exported networks on a target, each beside the dense one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import nn
 
 from compress import targets
 from compress.errors import RunError, UsageError
-from compress.targets import Measurement
+from compress.targets import Measurement, Timing
 
 BLOCK = 8
 SECONDS = 0.75
@@ -30,7 +30,7 @@ def no_writer(model: nn.Module, path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Timing:
+class Took:
     """Of one file.
 
     Attributes:
@@ -64,7 +64,7 @@ class Bench:
     multiple: int = BLOCK
     tell: Callable[[int, str], None] = lambda done, text: None
 
-    def times(self, dense: Path, files: Sequence[Path]) -> list[Timing]:
+    def times(self, dense: Path, files: Sequence[Path]) -> list[Took]:
         """Every file beside the dense network's, the median of the rounds.
 
         Raises:
@@ -73,13 +73,12 @@ class Bench:
         rounds = [self._round(dense, files) for _ in range(ROUNDS)]
         return [sorted(timings, key=lambda t: t.ratio)[ROUNDS // 2] for timings in zip(*rounds, strict=True)]
 
-    def _round(self, dense: Path, files: Sequence[Path]) -> list[Timing]:
-        seconds = SECONDS * (1 + len(files))
-        how = {"threads": self.threads, "warm_up": 20, "budget_seconds": seconds, "target": self.target}
-        (first, *others), _ = targets.find(self.target).measure([dense, *files], **how)
+    def _round(self, dense: Path, files: Sequence[Path]) -> list[Took]:
+        how = Timing(threads=self.threads, warm_up=20, budget_seconds=SECONDS * (1 + len(files)))
+        (first, *others), _ = targets.find(self.target).measure([dense, *files], how, self.target)
         before = _time(first)
         times = [(m, _time(m)) for m in others]
-        return [Timing(1 / m.speedup.value if m.speedup else time / before, time, before) for m, time in times]
+        return [Took(1 / m.speedup.value if m.speedup else time / before, time, before) for m, time in times]
 
 
 def _time(measurement: Measurement) -> float:

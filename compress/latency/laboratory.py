@@ -13,7 +13,7 @@ from compress import cost
 from compress.budget import Budget, floors
 from compress.channel_units import ChannelUnits, gather
 from compress.compaction import ChannelGroup, channel_groups, remove
-from compress.latency.bench import Bench, Timing
+from compress.latency.bench import Bench, Took
 from compress.latency.table import Floats, Row
 
 TOGETHER = 12
@@ -32,7 +32,7 @@ class Candidate:
 
     keep: dict[str, int]
     macs: int
-    timing: Timing
+    timing: Took
 
 
 @dataclass(frozen=True)

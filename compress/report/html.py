@@ -108,6 +108,7 @@ def _rendered(template: str, **names: Any) -> str:
 TABLES = (
     tables.gates,
     tables.latency_budgets,
+    tables.latency_widths,
     tables.models,
     tables.layers,
     tables.widths,

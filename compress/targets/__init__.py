@@ -2,13 +2,13 @@
 
 A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads
 itself.
-Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, ...)``: the dense file first, then what is
-compared with it. One that must be reached first says so in ``check(target)``.
+Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, how, target)``: the dense file first, then what
+is compared with it. One that must be reached first says so in ``check(target)``.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Literal
@@ -17,6 +17,27 @@ from compress.errors import UsageError, nearest
 
 SAMPLES_KEPT = 200
 """Latencies kept of each file for plots."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How files are measured; a target that has no use for one of these leaves it.
+
+    Attributes:
+        threads: that one operator may use.
+        warm_up: inferences of each file before timing; fewer where they would take a quarter of the budget.
+        repeats: blocks of each file; fewer, but at least 3, where the budget is short.
+        budget_seconds: for the timed blocks of all files.
+        batch: used where the file leaves its batch open.
+        shapes: of inputs, by name, where a file leaves more open than its batch.
+    """
+
+    threads: int = 1
+    warm_up: int = 50
+    repeats: int = 20
+    budget_seconds: float = 10.0
+    batch: int = 1
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import RunError, UsageError
-from compress.targets import Measurement, Speedup, _device
+from compress.targets import Measurement, Speedup, Timing, _device
 from compress.targets.local import summarised
 from compress_exporters._c.host import FLAGS, Library, build, compile_program, compiler
 from compress_exporters._c.source import identifier
@@ -79,18 +79,10 @@ def check(target: str) -> dict[str, str]:
         raise UsageError(f"target {target}: {error}") from None
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 50,
-    repeats: int = 20,
-    budget_seconds: float = 10.0,
-    target: str = "c",
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Measure C files against each other; arguments and answer as of `compress.targets.local.measure`.
 
-    The code runs in one thread, whatever ``threads`` says.
+    The code runs in one thread, whatever ``how`` says.
 
     Raises:
         UsageError: the target was given an address other than ``portable``.
@@ -102,7 +94,7 @@ def measure(
             blocks.append(timed_block(path, flags))
         except ExportError as error:
             blocks.append(str(error))
-    timings = iter(interleaved([b for b in blocks if not isinstance(b, str)], warm_up, repeats, budget_seconds))
+    timings = iter(interleaved([b for b in blocks if not isinstance(b, str)], how))
     files: list[dict[str, Any]] = []
     for path, block in zip(paths, blocks, strict=True):
         files.append(
@@ -114,12 +106,12 @@ def measure(
     return summarised({"device": device, "files": files}, paths, target, 1, provider="C")
 
 
-def interleaved(blocks: Sequence[Block], warm_up: int, repeats: int, budget_seconds: float) -> list[list[list[int]]]:
+def interleaved(blocks: Sequence[Block], how: Timing) -> list[list[list[int]]]:
     """Nanoseconds of each inference, of each block, of each file; the order reversed every other time."""
-    usual = [float(np.median(block(max(1, min(warm_up, 10))))) / 1e6 for block in blocks]
+    usual = [float(np.median(block(max(1, min(how.warm_up, 10))))) / 1e6 for block in blocks]
     for block, ms in zip(blocks, usual, strict=True):
-        block(max(1, min(warm_up, int(budget_seconds * 250 / len(blocks) / max(ms, 1e-6)))))
-    counts, repeats = _device.plan(usual, repeats, budget_seconds)
+        block(max(1, min(how.warm_up, int(how.budget_seconds * 250 / len(blocks) / max(ms, 1e-6)))))
+    counts, repeats = _device.plan(usual, how.repeats, how.budget_seconds)
     rows: list[list[list[int]]] = [[] for _ in blocks]
     for repeat in range(repeats):
         order = range(len(blocks)) if repeat % 2 == 0 else reversed(range(len(blocks)))

@@ -1,6 +1,7 @@
 """This machine: every file in ONNX Runtime, interleaved in one run (see `compress.targets._device`)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +10,20 @@ import numpy.typing as npt
 
 from compress.errors import UsageError
 from compress.onnx_file import one_line
-from compress.targets import SAMPLES_KEPT, Latency, Measurement, Speedup, _device
+from compress.targets import SAMPLES_KEPT, Latency, Measurement, Speedup, Timing, _device
 
 SUFFIXES = (".onnx", ".ort")
 
 Array = npt.NDArray[Any]
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 50,
-    repeats: int = 20,
-    budget_seconds: float = 10.0,
-    batch: int = 1,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    target: str = "local",
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other.
 
     Args:
         paths: the dense file first.
-        threads: that one operator may use.
-        warm_up: inferences of each file before timing; fewer where they would take a quarter of the budget.
-        repeats: blocks of each file; fewer, but at least 3, where the budget is short.
-        budget_seconds: for the timed blocks of all files.
-        batch: used where the file leaves its batch open.
-        shapes: of inputs, by name, where a file leaves more open than its batch.
-        target: name in the measurements.
+        how: threads, time and shapes.
+        target: as asked for.
 
     Returns:
         One measurement for each file, and the speed-up of the second over the first; None unless both ran. A
@@ -48,16 +34,8 @@ def measure(
     """
     if target != "local":
         raise UsageError(f"target {target!r}: local is this machine and takes no address; write local")
-    found = _device.measure(
-        [str(path) for path in paths],
-        threads=threads,
-        warm_up=warm_up,
-        repeats=repeats,
-        budget_seconds=budget_seconds,
-        batch=batch,
-        shapes=shapes,
-    )
-    return summarised(found, paths, target, threads)
+    found = _device.measure([str(path) for path in paths], **asdict(how))
+    return summarised(found, paths, target, how.threads)
 
 
 def summarised(

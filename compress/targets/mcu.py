@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.errors import UsageError
-from compress.targets import Measurement, Speedup
+from compress.targets import Measurement, Speedup, Timing
 from compress.targets._emulated import Machine, compare, need
 from compress_exporters._c.host import compile_program
 from compress_exporters.artifact import ExportError
@@ -96,18 +96,10 @@ def check(target: str) -> dict[str, str]:
     return {"core": core}
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 0,
-    repeats: int = 1,
-    budget_seconds: float = 0.0,
-    target: str = "mcu",
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Instructions of one inference of each C file, and its outputs beside this machine's.
 
-    Counts do not vary, so warm-up, repeats and budget are not needed; a speed-up is not claimed.
+    Counts do not vary, so nothing of ``how`` is needed; a speed-up is not claimed.
 
     Raises:
         UsageError: an unknown core, or a program is missing.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.errors import UsageError
-from compress.targets import Measurement, Speedup
+from compress.targets import Measurement, Speedup, Timing
 from compress.targets._emulated import Machine, compare, need
 
 SUFFIXES = (".c",)
@@ -29,15 +29,7 @@ def check(target: str) -> dict[str, str]:
     return {}
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 0,
-    repeats: int = 1,
-    budget_seconds: float = 0.0,
-    target: str = "qemu-aarch64",
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Outputs of each C file there beside this machine's; no latency, and no speed-up.
 
     Raises:

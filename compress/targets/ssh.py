@@ -6,10 +6,11 @@ needs a POSIX shell, Python 3.8, numpy and onnxruntime.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from compress.errors import RunError, UsageError
-from compress.targets import Measurement, Speedup
+from compress.targets import Measurement, Speedup, Timing
 from compress.targets._ssh import ask, parse
 from compress.targets.local import summarised
 
@@ -42,16 +43,7 @@ def check(target: str) -> Mapping[str, str]:
     return device
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 50,
-    repeats: int = 20,
-    budget_seconds: float = 10.0,
-    batch: int = 1,
-    target: str,
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other on the device; arguments and result are those of `compress.targets.local`.
 
     Raises:
@@ -59,16 +51,9 @@ def measure(
         RunError: the device is lost, or can no longer be used; the same command resumes.
     """
     address = parse(target)
-    how = {
-        "threads": threads,
-        "warm_up": warm_up,
-        "repeats": repeats,
-        "budget_seconds": budget_seconds,
-        "batch": batch,
-    }
-    seconds = MEASURE_SECONDS + 2 * budget_seconds
+    seconds = MEASURE_SECONDS + 2 * how.budget_seconds
     try:
-        found = ask(address, how, paths, seconds=seconds, pauses=PAUSES_SECONDS)
+        found = ask(address, asdict(how), paths, seconds=seconds, pauses=PAUSES_SECONDS)
     except UsageError as error:  # what the start of the run found in order
         raise RunError(str(error)) from None
     if len(found["files"]) != len(paths):
@@ -80,4 +65,4 @@ def measure(
                 f"{address.host}: its onnxruntime is too old for {path.name} ({old[0]}); type there: {address.python} "
                 "-m pip install --upgrade onnxruntime; or export with a lower --opset"
             )
-    return summarised(found, paths, target, threads)
+    return summarised(found, paths, target, how.threads)

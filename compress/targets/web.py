@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 from compress import chromium, web_runtime
 from compress.errors import CompressError, RunError
 from compress.onnx_file import one_line, session
-from compress.targets import Measurement, Speedup
+from compress.targets import Measurement, Speedup, Timing
 from compress.targets._device import feed_for, plan
 from compress.targets.local import summarised
 
@@ -53,45 +53,32 @@ def check(target: str) -> dict[str, str]:
     return {"runtime": f"onnxruntime-web {web_runtime.find(_folder(target)).version}"}
 
 
-def measure(
-    paths: Sequence[Path],
-    *,
-    threads: int = 1,
-    warm_up: int = 50,
-    repeats: int = 20,
-    budget_seconds: float = 10.0,
-    batch: int = 1,
-    target: str = "web",
-) -> tuple[list[Measurement], Speedup | None]:
+def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other.
 
     Args:
         paths: the dense file first.
-        threads: of onnxruntime-web.
-        warm_up: inferences of each file before timing; fewer where they would take a quarter of the budget.
-        repeats: blocks of each file; fewer, but at least 3, where the budget is short.
-        budget_seconds: for the timed blocks of all files.
-        batch: used where the file leaves its batch open.
+        how: threads, time and shapes.
         target: as asked for.
 
     Returns:
         One measurement for each file, and the speed-up of the second over the first; None unless both ran. load_ms
         is of opening a file when the runtime is already there; starting the runtime is told in `device`.
     """
-    feeds = [_feed(path, batch) for path in paths]
+    feeds = [_feed(path, how) for path in paths]
     try:
         runtime = web_runtime.find(_folder(target))
         with _served(_resources(paths, feeds, runtime)) as address, chromium.launch() as browser:
             bench = _Bench(browser.page(address))
-            device = bench.start(threads)
+            device = bench.start(how.threads)
             opened = [bench.open(i, feed) for i, feed in enumerate(feeds)]
             working = [i for i, file in enumerate(opened) if "reason" not in file]
-            timings = bench.timed(working, warm_up, repeats, budget_seconds)
+            timings = bench.timed(working, how)
     except CompressError as error:
         reason = one_line(error)
-        return [Measurement(path.name, target, PROVIDER, threads, "missing", reason) for path in paths], None
+        return [Measurement(path.name, target, PROVIDER, how.threads, "missing", reason) for path in paths], None
     found = [{**file, "samples_ns": timings[i]} if i in timings else file for i, file in enumerate(opened)]
-    return summarised({"device": device, "files": found}, paths, target, threads, PROVIDER)
+    return summarised({"device": device, "files": found}, paths, target, how.threads, PROVIDER)
 
 
 def _folder(target: str) -> Path | None:
@@ -99,10 +86,10 @@ def _folder(target: str) -> Path | None:
     return Path(address) if address else None
 
 
-def _feed(path: Path, batch: int) -> Array | str:
+def _feed(path: Path, how: Timing) -> Array | str:
     """The input a file is given, or why it does not run."""
     try:
-        return next(iter(feed_for(session(path), batch).values()))
+        return next(iter(feed_for(session(path), how.batch, how.shapes).values()))
     except Exception as error:  # whatever one file does, the others are measured
         return one_line(error)
 
@@ -139,17 +126,17 @@ class _Bench:
             return {"reason": one_line(error)}
         return {"load_ms": found["load_ms"], "first_ms": found["first_ms"], "peak_memory_bytes": None}
 
-    def timed(self, indices: list[int], warm_up: int, repeats: int, budget_seconds: float) -> dict[int, Array]:
+    def timed(self, indices: list[int], how: Timing) -> dict[int, Array]:
         """Nanoseconds of one inference of each file, shape (repeats, loops of a block), interleaved."""
-        limit_ms = budget_seconds * 1e3 / 4 / max(1, len(indices))
-        usual = [self.call("warm", i, warm_up, limit_ms, seconds=budget_seconds) for i in indices]
+        limit_ms = how.budget_seconds * 1e3 / 4 / max(1, len(indices))
+        usual = [self.call("warm", i, how.warm_up, limit_ms, seconds=how.budget_seconds) for i in indices]
         counts = [max(1, math.ceil(LOOP_MS / max(ms, 1e-3))) for ms in usual]
-        loops, repeats = plan([n * ms for n, ms in zip(counts, usual, strict=True)], repeats, budget_seconds)
+        loops, repeats = plan([n * ms for n, ms in zip(counts, usual, strict=True)], how.repeats, how.budget_seconds)
         rows: dict[int, list[list[float]]] = {i: [] for i in indices}
         order = list(zip(indices, loops, counts, strict=True))
         for repeat in range(repeats if indices else 0):
             for i, loop, count in order if repeat % 2 == 0 else reversed(order):
-                rows[i].append(self.call("block", i, loop, count, seconds=budget_seconds))
+                rows[i].append(self.call("block", i, loop, count, seconds=how.budget_seconds))
         return {i: np.array(row) * 1e6 for i, row in rows.items()}
 
 

@@ -66,3 +66,16 @@ def test_a_latency_budget_shows_what_was_predicted_and_achieved(report):
     rows = tables.latency_budgets(report).rows
     assert ("prune-0", "local", "0.5x", "0.492", "0.503", "10.3 M", "2") == rows[0]
     assert UNKNOWN == rows[1][4]
+
+
+def test_the_widths_of_a_latency_budget_show_what_each_saves(report):
+    assert () == tables.latency_widths(report).rows
+    table = {"conv1": {"widths": [8, 16], "saved": [0.125, 0.0]}, "conv2": {"widths": [8, 16], "saved": [0.5, 0.0]}}
+    report["latency_budgets"] = [
+        {"step": 0, "keep": {"conv1": 8, "conv2": 16}, "table": table},
+        {"step": 1, "keep": {}},
+    ]
+    assert (
+        ("prune-0", "conv1", "16 to 8", "12.50 %"),
+        ("prune-0", "conv2", "16 to 16", "0.00 %"),
+    ) == tables.latency_widths(report).rows

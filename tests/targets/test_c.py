@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress.errors import UsageError
-from compress.targets import c, check, find
+from compress.targets import Timing, c, check, find
 from compress_exporters import Request
 from compress_exporters import find as exporter
 
@@ -31,7 +31,7 @@ def written(folder: Path, name: str, share: float) -> Path:
 @pytest.mark.parametrize("target", ["c", "c:portable"])
 def test_zeros_are_time_here(target: str, tmp_path: Path) -> None:
     files = [written(tmp_path, "dense", 1.0), written(tmp_path, "model", 0.03)]
-    found, speedup = find(target).measure(files, budget_seconds=0.5, target=target)
+    found, speedup = find(target).measure(files, Timing(budget_seconds=0.5), target)
     assert [("dense.c", "measured", 1), ("model.c", "measured", 1)] == [
         (m.artifact, m.status, m.threads) for m in found
     ]
@@ -48,7 +48,7 @@ def test_zeros_are_time_here(target: str, tmp_path: Path) -> None:
 def test_a_file_that_does_not_compile_is_failed_and_the_other_measured(tmp_path: Path) -> None:
     files = [written(tmp_path, "dense", 1.0), written(tmp_path, "model", 0.1)]
     files[0].write_text("int wrong(")
-    found, speedup = c.measure(files, budget_seconds=0.1)
+    found, speedup = c.measure(files, Timing(budget_seconds=0.1), "c")
     assert ["failed", "measured"] == [m.status for m in found]
     assert "the C compiler refuses dense.c" in found[0].reason
     assert speedup is None
@@ -64,7 +64,7 @@ def test_blocks_are_interleaved_and_their_order_turns() -> None:
 
         return run
 
-    rows = c.interleaved([block(0), block(1)], warm_up=5, repeats=4, budget_seconds=1.0)
+    rows = c.interleaved([block(0), block(1)], Timing(1, 5, 4, 1.0))
     assert [0, 1, 1, 0, 0, 1, 1, 0] == calls[4:]
     assert [1e6, 2e6] == [float(np.median(row)) for row in rows]
 

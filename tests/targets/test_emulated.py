@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.errors import UsageError
-from compress.targets import _emulated, check, find, mcu, names, qemu_aarch64
+from compress.targets import Timing, _emulated, check, find, mcu, names, qemu_aarch64
 from compress_exporters import Request
 from compress_exporters import find as exporter
 
@@ -36,7 +36,7 @@ def written(folder: Path, name: str, share: float) -> Path:
 def test_a_microcontroller_counts_instructions(core: str, tmp_path: Path) -> None:
     files = [written(tmp_path, "dense", 1.0), written(tmp_path, "model", 0.05)]
     target = f"mcu:{core}"
-    (dense, pruned), speedup = find(target).measure(files, target=target)
+    (dense, pruned), speedup = find(target).measure(files, Timing(), target)
     for measurement in (dense, pruned):
         assert (measurement.status, measurement.latency_ms) == ("measured", None)
         assert measurement.max_abs is not None
@@ -48,13 +48,13 @@ def test_a_microcontroller_counts_instructions(core: str, tmp_path: Path) -> Non
     assert macs < dense.instructions < 200 * macs
     assert dense.instructions > 4 * pruned.instructions
     assert int(dense.device["flash_bytes"]) > 4 * (216 + 800)
-    again, _ = find(target).measure(files[1:], target=target)
+    again, _ = find(target).measure(files[1:], Timing(), target)
     assert again[0].instructions == pruned.instructions
 
 
 @needs_arm
 def test_64_bit_arm_computes_the_same(tmp_path: Path) -> None:
-    found, speedup = find("qemu-aarch64").measure([written(tmp_path, "model", 0.3)])
+    found, speedup = find("qemu-aarch64").measure([written(tmp_path, "model", 0.3)], Timing(), "qemu-aarch64")
     assert ("measured", None, None) == (found[0].status, found[0].latency_ms, speedup)
     assert found[0].max_abs is not None
     assert found[0].max_abs < 1e-5
@@ -69,7 +69,7 @@ def test_a_program_that_computes_something_else_is_seen(tmp_path: Path) -> None:
     )
     assert wrong != text
     path.write_text(wrong.replace("arena[0] = arena[1] = arena[2] = 3;", "for (int i = 0; i < 300; ++i) arena[i] = 3;"))
-    found, _ = qemu_aarch64.measure([path])
+    found, _ = qemu_aarch64.measure([path], Timing(), "qemu-aarch64")
     assert (found[0].max_abs or 0) > 1e-2
 
 
@@ -77,7 +77,7 @@ def test_a_program_that_computes_something_else_is_seen(tmp_path: Path) -> None:
 def test_a_program_that_fails_is_told(tmp_path: Path) -> None:
     path = written(tmp_path, "model", 0.3)
     path.write_text(path.read_text().replace("memcpy(output,", "__builtin_trap();\n  memcpy(output,"))
-    found, _ = qemu_aarch64.measure([path])
+    found, _ = qemu_aarch64.measure([path], Timing(), "qemu-aarch64")
     assert found[0].status == "failed"
     assert "the program ended with" in found[0].reason
 

@@ -14,7 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import UsageError
-from compress.targets import Speedup, _device, find, local, names
+from compress.targets import Speedup, Timing, _device, find, local, names
+
+QUICK = Timing(warm_up=1, repeats=3, budget_seconds=0.01)
 
 
 def write(path: Path, shape: list[int | str], dtype: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
@@ -125,7 +127,7 @@ def test_files_are_measured_as_their_inputs_ask(tmp_path: Path) -> None:
     pruned = write(tmp_path / "pruned.onnx", [2, 8, 8, 3], TensorProto.UINT8)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
-    found, speedup = local.measure([dense, pruned, broken], threads=1, warm_up=2, repeats=3, budget_seconds=0.05)
+    found, speedup = local.measure([dense, pruned, broken], Timing(1, 2, 3, 0.05), "local")
     assert ["measured", "measured", "failed"] == [m.status for m in found]
     assert ["dense.onnx", "pruned.onnx", "broken.onnx"] == [m.artifact for m in found]
     for measurement in found[:2]:
@@ -150,7 +152,7 @@ def test_files_are_measured_as_their_inputs_ask(tmp_path: Path) -> None:
 def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     path = write(tmp_path / "m.onnx", [1, 4])
-    found, speedup = local.measure([path], warm_up=1, repeats=3, budget_seconds=0.01)
+    found, speedup = local.measure([path], QUICK, "local")
     assert speedup is None
     # A fresh process that fails leaves nulls, not a failed measurement.
     assert ("measured", None, None, None) == (
@@ -159,10 +161,10 @@ def test_without_two_files_that_run_there_is_no_speed_up(tmp_path: Path, monkeyp
         found[0].first_ms,
         found[0].peak_memory_bytes,
     )
-    _, speedup = local.measure([tmp_path / "none.onnx", path], warm_up=1, repeats=3, budget_seconds=0.01)
+    _, speedup = local.measure([tmp_path / "none.onnx", path], QUICK, "local")
     assert speedup is None
     # The same path twice is two files.
-    found, speedup = local.measure([path, path], warm_up=1, repeats=3, budget_seconds=0.01)
+    found, speedup = local.measure([path, path], QUICK, "local")
     assert 2 == len(found)
     assert speedup is not None
 
@@ -213,7 +215,7 @@ def test_targets_are_found_by_name_whatever_the_address() -> None:
     with pytest.raises(UsageError, match="no target 'locl'; did you mean local"):
         find("locl")
     with pytest.raises(UsageError, match="local is this machine and takes no address"):
-        local.measure([], target="local:here")
+        local.measure([], QUICK, "local:here")
 
 
 def test_finding_targets_imports_no_runtime() -> None:

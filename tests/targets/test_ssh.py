@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from compress.errors import CompressError, RunError, UsageError
-from compress.targets import _device, _ssh, check, find, ssh
+from compress.targets import Timing, _device, _ssh, check, find, ssh
 from tests.conftest import Project, invoke
 from tests.targets.test_local import write
 
@@ -82,7 +82,7 @@ def test_ssh_is_told_nothing_that_weakens_it(fake: Fake, monkeypatch: pytest.Mon
 )  # fmt: skip
 def test_what_is_no_address_never_reaches_ssh(fake: Fake, target: str) -> None:
     fake.does(HERE)
-    for ask in (ssh.check, lambda target: ssh.measure([], target=target)):
+    for ask in (ssh.check, lambda target: ssh.measure([], Timing(), target)):
         with pytest.raises(UsageError, match=r"write ssh://user@host:port\?python=/path/python"):
             ask(target)
     assert [] == fake.calls
@@ -166,7 +166,7 @@ def test_every_failure_says_what_to_do(fake: Fake, code: int, err: str, error: t
     assert 1 == len(str(found.value).splitlines())
     # Hours later the same is a lost target, which the same command resumes from.
     with pytest.raises(RunError, match=r"^edge: "):
-        ssh.measure([], target="ssh://pi@edge?python=py")
+        ssh.measure([], Timing(), "ssh://pi@edge?python=py")
 
 
 def test_a_device_cannot_pass_for_ssh(fake: Fake) -> None:
@@ -185,7 +185,7 @@ def test_a_lost_connection_is_tried_three_times_and_nothing_else_is(fake: Fake) 
         fake.folder.mkdir()
         fake.says(255, err)
         with pytest.raises(RunError):
-            ssh.measure([], target="ssh://edge")
+            ssh.measure([], Timing(), "ssh://edge")
         assert calls == len(fake.calls)
     fake.says(255, "Connection closed by 10.0.0.7 port 22")
     with pytest.raises(RunError, match=r"attempts: 1\)$"):  # at the start nobody waits
@@ -195,9 +195,7 @@ def test_a_lost_connection_is_tried_three_times_and_nothing_else_is(fake: Fake) 
 def test_the_second_attempt_succeeds(fake: Fake, tmp_path: Path) -> None:
     fake.does(f"[ -e '{tmp_path}/once' ] || {{ touch '{tmp_path}/once'; exit 255; }}; {HERE}")
     model = write(tmp_path / "model.onnx", [1, 4])
-    found, _ = ssh.measure(
-        [model], warm_up=1, repeats=3, budget_seconds=0.01, target=f"ssh://edge?python={sys.executable}"
-    )
+    found, _ = ssh.measure([model], Timing(1, 1, 3, 0.01), f"ssh://edge?python={sys.executable}")
     assert ["measured"] == [m.status for m in found]
     assert 2 == len(fake.calls)
 
@@ -209,7 +207,7 @@ def answer(**changed: Any) -> str:
 
 def test_an_answer_is_found_among_other_lines(fake: Fake, tmp_path: Path) -> None:
     fake.says(0, out=f"motd: 100%\n{answer()}\n")
-    found, speedup = ssh.measure([write(tmp_path / "m.onnx", [1])], target="ssh://edge")
+    found, speedup = ssh.measure([write(tmp_path / "m.onnx", [1])], Timing(), "ssh://edge")
     assert found[0].latency_ms is not None
     assert (0.001, 2, 0.0) == (found[0].latency_ms.p50, found[0].latency_ms.repeats, found[0].latency_ms.spread)
     assert ("m.onnx", "ssh://edge", None) == (found[0].artifact, found[0].target, speedup)
@@ -229,7 +227,7 @@ def test_an_answer_is_found_among_other_lines(fake: Fake, tmp_path: Path) -> Non
 def test_an_answer_that_lies_is_refused(fake: Fake, tmp_path: Path, said: str) -> None:
     fake.says(0, out=said)
     with pytest.raises(RunError, match=r"answered something else|measured 0 files in place of 1"):
-        ssh.measure([write(tmp_path / "m.onnx", [1])], target="ssh://edge")
+        ssh.measure([write(tmp_path / "m.onnx", [1])], Timing(), "ssh://edge")
 
 
 def test_a_device_that_never_answers_is_given_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +250,9 @@ def test_a_runtime_too_old_for_a_file_is_no_finding_about_the_file(fake: Fake, t
         asked = [write(tmp_path / "m.onnx", [1])]
         if error:
             with pytest.raises(RunError, match=error):
-                ssh.measure(asked, target="ssh://edge")
+                ssh.measure(asked, Timing(), "ssh://edge")
         else:
-            found = ssh.measure(asked, target="ssh://edge")[0][0]
+            found = ssh.measure(asked, Timing(), "ssh://edge")[0][0]
             assert ("failed", "broken") == (found.status, found.reason)
 
 

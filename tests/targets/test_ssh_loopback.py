@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from compress.errors import CompressError, RunError, UsageError
-from compress.targets import Measurement, Speedup, _device, _ssh, ssh
+from compress.targets import Measurement, Speedup, Timing, _device, _ssh, ssh
 from tests.conftest import Project, invoke, report_of
 from tests.targets.loopback import Loopback, serving
 from tests.targets.test_local import write
@@ -21,7 +21,7 @@ from tests.targets.test_local import write
 HANGS_UP = "kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)"
 """In a program that the device's shell has started: ends the server's side of the connection."""
 
-ENDLESS = {"budget_seconds": 600.0, "repeats": 100_000}
+ENDLESS = Timing(repeats=100_000, budget_seconds=600.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def python(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def measured(
-    loopback: Loopback, folder: Path, python: str | Path = sys.executable, **how: float
+    loopback: Loopback, folder: Path, python: str | Path = sys.executable, how: Timing | None = None
 ) -> tuple[list[Measurement], Speedup | None]:
     files = [write(folder / "dense.onnx", ["batch", 3, 32, 32]), write(folder / "model.onnx", [1, 3, 8, 8])]
-    small = {"warm_up": 2, "repeats": 4, "budget_seconds": 0.1}
-    return ssh.measure(files, target=loopback.target(python), **{**small, **how})  # type: ignore[arg-type]
+    small = Timing(warm_up=2, repeats=4, budget_seconds=0.1)
+    return ssh.measure(files, how or small, loopback.target(python))
 
 
 def test_files_are_measured_and_nothing_is_left(loopback: Loopback, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_connection_lost_while_measuring_ends_the_script_over_there(
 ) -> None:
     program = python(f'echo $$ > {tmp_path}/pid; (sleep 1.5; {HANGS_UP}) & exec real "$@"')
     with pytest.raises(RunError, match="the connection was lost"):
-        measured(loopback, tmp_path, program, **ENDLESS)
+        measured(loopback, tmp_path, program, ENDLESS)
     assert loopback.empty()
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
@@ -156,7 +156,7 @@ def test_killed_in_the_middle_is_an_error_of_the_run(
 ) -> None:
     program = python('(sleep 1.5; kill -9 $$) & exec real "$@"')
     with pytest.raises(RunError, match="killed there, most likely for memory"):
-        measured(loopback, tmp_path, program, **ENDLESS)
+        measured(loopback, tmp_path, program, ENDLESS)
 
 
 def test_an_interrupted_command_leaves_nothing_over_there(loopback: Loopback, tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_an_interrupted_command_leaves_nothing_over_there(loopback: Loopback, tm
     # a shell starts background jobs with SIGINT ignored, and the tests may be one
     code = f"""
 import pathlib, signal
-from compress.targets import ssh
+from compress.targets import Timing, ssh
 signal.signal(signal.SIGINT, signal.default_int_handler)
-ssh.measure([pathlib.Path("m.onnx")], target={target!r}, **{ENDLESS})
+ssh.measure([pathlib.Path("m.onnx")], {ENDLESS}, {target!r})
 """
     with subprocess.Popen([sys.executable, "-P", "-c", code], cwd=tmp_path, stderr=subprocess.PIPE) as process:
         end = time.monotonic() + 30
@@ -186,7 +186,7 @@ def test_a_full_disk_over_there(loopback: Loopback, tmp_path: Path) -> None:
     try:
         (tmp_path / "big.onnx").write_bytes(bytes(1_000_000))
         with pytest.raises(RunError, match="no space left in its temporary folder; free some, or set TMPDIR there"):
-            ssh.measure([tmp_path / "big.onnx"], target=loopback.target(sys.executable))
+            ssh.measure([tmp_path / "big.onnx"], Timing(), loopback.target(sys.executable))
         assert loopback.empty()
     finally:
         subprocess.run(["umount", str(loopback.temporary)], check=True)
@@ -197,7 +197,7 @@ def test_a_file_newer_than_the_runtime(loopback: Loopback, tmp_path: Path) -> No
     model.ir_version = 99
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(RunError, match=r"onnxruntime is too old for m.onnx \(.*Unsupported model IR version"):
-        ssh.measure([tmp_path / "m.onnx"], target=loopback.target(sys.executable))
+        ssh.measure([tmp_path / "m.onnx"], Timing(), loopback.target(sys.executable))
 
 
 def test_a_whole_run_on_a_device(loopback: Loopback, user: Project, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from compress import chromium, web_runtime
 from compress.errors import RunError, UsageError
-from compress.targets import find, web
+from compress.targets import Timing, find, web
 from tests.browser import needs_browser
 from tests.conftest import Project, invoke, report_of
 
@@ -59,7 +59,7 @@ def bench(page: FakePage) -> web._Bench:
 
 def test_blocks_are_interleaved_and_a_sample_is_the_mean_of_a_loop() -> None:
     page = FakePage({0: 0.5, 1: 4.0})
-    timings = bench(page).timed([0, 1], 50, 3, 100.0)
+    timings = bench(page).timed([0, 1], Timing(1, 50, 3, 100.0))
     dense, pruned = ("block", 0, 10, 4), ("block", 1, 5, 1)  # loops of 2 ms or one run, blocks of 20 ms
     assert [dense, pruned, pruned, dense, dense, pruned] == [asked for asked in page.asked if asked[0] == "block"]
     assert ((3, 10), (3, 5)) == (timings[0].shape, timings[1].shape)
@@ -106,7 +106,7 @@ def test_what_is_missing_is_said_before_anything_runs_and_in_the_measurement(
     monkeypatch.setattr(chromium, "find", lambda: "chromium")
     with pytest.raises(UsageError, match="npm i onnxruntime-web"):
         find(f"web:{empty}").check(f"web:{empty}")
-    (found,), speedup = web.measure([file], target=f"web:{empty}")
+    (found,), speedup = web.measure([file], Timing(), f"web:{empty}")
     assert ("missing", None, None) == (found.status, found.latency_ms, speedup)
     assert "npm i onnxruntime-web" in found.reason
     monkeypatch.undo()
@@ -145,7 +145,7 @@ def test_files_run_in_a_real_browser_and_nothing_leaves_the_machine(
     files = [write(tmp_path / "dense.onnx", 256, 8), write(tmp_path / "model.onnx", 16)]
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     files.append(tmp_path / "broken.onnx")
-    found, speedup = web.measure(files, threads=threads, repeats=3, warm_up=3, budget_seconds=0.5)
+    found, speedup = web.measure(files, Timing(threads, 3, 3, 0.5), "web")
     assert ["measured", "measured", "failed"] == [one.status for one in found]
     assert "ONNX Runtime" in found[2].reason
     for one in found[:2]:
