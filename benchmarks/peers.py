@@ -30,6 +30,13 @@ RESULTS = HERE / "results" / "peers"
 ARMS: dict[str, dict[str, Any]] = {
     "Torch-Pruning": {},
     "L1 norm (pfec)": {"method": "pfec", "epochs": 0, "budget": {"ranking": "normalised", "floor": 0.1}},
+    "L1 norm, balanced": {"method": "pfec", "epochs": 0, "budget": {"ranking": "balanced"}},
+    "L1 norm, balanced, distilled": {
+        "method": "pfec",
+        "epochs": 0,
+        "budget": {"ranking": "balanced"},
+        "distill": 0.5,
+    },
     "taylor": {"method": "taylor", "epochs": 1},
     "taylor, distilled": {"method": "taylor", "epochs": 1, "distill": 0.5},
     "gdp": {"method": "gdp", "epochs": 1, "budget": {"floor": 0.1}},

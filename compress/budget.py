@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compress.errors import UsageError, nearest
 from compress.masks import rank
+from compress.ranking import Ranking, comparable
 from compress.units import Keep, Units
 
 FORMS = ("sparsity", "compression", "macs", "keep", "drop_points", "latency")
@@ -34,8 +35,9 @@ class Budget:
         latency: time on the run's first target, "0.5x" of the dense network's or "2ms"; the run replaces it by the
             counts per layer that `compress.latency` finds.
         scope: ``global`` ranks all units together, ``layer`` takes the same fraction of every layer.
-        ranking: for the global scope, ``raw`` scores or ``normalised`` by their layer's mean (layers of
-            different fan-in become comparable).
+        ranking: how the global scope compares scores of different layers (see `compress.ranking`): ``raw``,
+            ``normalised`` by their layer's mean, or ``balanced``, which spares layers that are thin already and units
+            that cost little.
         floor: least fraction of every layer that stays (one unit always does).
         skip: layers that stay whole, by name or pattern: ``["conv1", "*.conv2"]``; counts per layer need none.
     """
@@ -47,7 +49,7 @@ class Budget:
     drop_points: float | None = None
     latency: str | None = None
     scope: Literal["global", "layer"] = "global"
-    ranking: Literal["raw", "normalised"] = "raw"
+    ranking: Ranking = "raw"
     floor: float = 0.0
     skip: tuple[str, ...] = ()
 
@@ -174,7 +176,9 @@ def _within(
         raise UsageError(f"{budget.describe()} has to be measured first; this is done in prune-and-export only")
     if budget.keep is not None:
         return _select_per_layer(budget, units, scores, relax)
-    path = _global_path(budget, scores) if budget.scope == "global" else _layer_path(budget, scores)
+    by_macs = budget.macs is not None
+    cost, dense = (units.macs, units.dense_macs) if by_macs else (units.weights, units.dense_weights)
+    path = _global_path(budget, units, scores, cost) if budget.scope == "global" else _layer_path(budget, scores)
     total = sum(units.blocks.values())
     if budget.drop_points is not None:
         if accuracy is None:
@@ -182,17 +186,21 @@ def _within(
         least = accuracy(path(total)) - budget.drop_points / 100
         count = _fewest(lambda count: accuracy(path(count)) >= least, total)
         return path(round(relax(count / total) * total))
-    if budget.macs is not None:
-        cost, dense, final = units.macs, units.dense_macs, budget.macs
-        kept = final / dense if final > 1 else final
-    elif budget.sparsity is not None or budget.compression is not None:
-        cost, dense = units.weights, units.dense_weights
-        kept = 1 - budget.sparsity if budget.sparsity is not None else 1 / (budget.compression or 1)
-    else:
+    kept = _kept(budget, dense)
+    if kept is None:
         return path(total)
     # A tolerance of one part in a billion keeps (1 - 0.9) * 1000 from becoming 99.
     goal = int(relax(kept) * dense * (1 + 1e-9))
     return _largest(path, total, cost, goal, budget)
+
+
+def _kept(budget: Budget, dense: int) -> float | None:
+    """Fraction of the dense network's weights or operations that may stay."""
+    if budget.macs is not None:
+        return budget.macs / dense if budget.macs > 1 else budget.macs
+    if budget.sparsity is not None:
+        return 1 - budget.sparsity
+    return 1 / budget.compression if budget.compression is not None else None
 
 
 def _fewest(holds: Callable[[int], bool], total: int) -> int:
@@ -229,14 +237,15 @@ def floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: s.numel() if name in whole else max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
 
 
-def _global_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
+def _global_path(
+    budget: Budget, units: Units, scores: Mapping[str, Tensor], cost: Callable[[Keep], int]
+) -> Callable[[int], Keep]:
     """Selections nested by one ranking over all layers; path(0) is the floor of every layer."""
     least = floors(budget, scores)
-    flat = []
-    for name, score in scores.items():
-        scale = score.clamp_min(0).mean().clamp_min(1e-30) if budget.ranking == "normalised" else 1.0
-        inside = rank(score) < least[name]
-        flat.append(torch.where(inside, torch.inf, (score / scale).double()))
+    flat = [
+        torch.where(rank(scores[name]) < least[name], torch.inf, score.double())
+        for name, score in comparable(budget.ranking, scores, units, cost).items()
+    ]
     sizes = [s.numel() for s in flat]
     ranks = dict(zip(scores, torch.split(rank(torch.cat(flat)), sizes), strict=True))
     fewest = sum(least.values())

@@ -282,7 +282,7 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     forms = ("sparsity", "compression", "macs", "drop_points", "latency_budget")
     budget: dict[str, Any] = {name: given[name] for name in forms if name in given}
     if "latency_budget" in budget:
-        budget = {"latency": budget.pop("latency_budget"), "ranking": "normalised", "floor": 0.1, **budget}
+        budget = {"latency": budget.pop("latency_budget"), "floor": 0.1, **budget}
         given = {"units": "channel", **given}
     rest: dict[str, Any] = {
         name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given

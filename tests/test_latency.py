@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -74,7 +74,7 @@ def searched(
     clock: Clock, asked: str, monkeypatch: pytest.MonkeyPatch, multiple: int = 8, **how: Any
 ) -> dict[str, Any]:
     monkeypatch.setattr(targets, "find", lambda target: clock)
-    model, budget = network(), Budget(latency=asked, ranking="normalised", **how)
+    model, budget = network(), Budget(latency=asked, **how)
     return latency.search(model, model, budget, latency.Bench("clock", clock.write, SHAPE, multiple=multiple))
 
 
@@ -91,16 +91,16 @@ def test_a_goal_is_a_share_or_a_time() -> None:
 
 @pytest.mark.parametrize("asked", ["0.5x", "0.25x", "2.5ms"])
 def test_the_search_lands_just_below_what_was_asked(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = searched(Clock(lambda model: 5.0 * share(model)), asked, monkeypatch, multiple=1)
+    found = searched(Clock(lambda model: 5.0 * share(model)), asked, monkeypatch, multiple=4)
     goal = Goal.read(asked).share(5.0)
-    assert 0.95 * goal <= found["ratio"] <= 1.02 * goal
+    assert 0.9 * goal <= found["ratio"] <= 1.02 * goal
     assert found["time"] == pytest.approx(5.0 * found["ratio"])
     assert len(found["tried"]) <= latency.SEARCHES
 
 
 def test_time_decides_and_not_the_count_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a target with a fixed cost, half the time needs fewer than half of the operations."""
-    found = searched(Clock(lambda model: 1.0 + 4.0 * share(model)), "0.5x", monkeypatch, multiple=1)
+    found = searched(Clock(lambda model: 1.0 + 4.0 * share(model)), "0.5x", monkeypatch, multiple=4)
     assert share_of(found) < 0.4
     assert 0.45 <= found["ratio"] <= 0.51
 
@@ -138,7 +138,7 @@ def test_one_lucky_measurement_decides_nothing(monkeypatch: pytest.MonkeyPatch) 
                 found = [replace(m, speedup=Speedup(4 * m.speedup.value, 1, 9)) for m in found if m.speedup]
             return found, None
 
-    found = searched(Moody(share), "0.5x", monkeypatch, multiple=1)
+    found = searched(Moody(share), "0.5x", monkeypatch, multiple=4)
     assert share_of(found) == pytest.approx(found["ratio"])
 
 
@@ -222,6 +222,7 @@ def test_noise_never_makes_a_wider_layer_save_more() -> None:
     assert rows["0"].saved == (0.3, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01, 0.0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 400), st.floats(0, 10)), min_size=1, max_size=4), min_size=1, max_size=4

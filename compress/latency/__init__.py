@@ -3,8 +3,8 @@
 Weights do not matter for time. So before anything is pruned, networks of several widths are cut from the network as
 it is, exported and measured on the target beside the dense one. First with each block narrowed alone, which gives a
 table of what every width saves (`table`); then whole candidates, whose widths the table says save the time needed
-while as little as possible of the channels' scores is lost. The widths of the best one become the step's budget, and
-the method prunes to exactly these. What was measured is what is trained.
+while as little as possible is lost of the logarithm of what every block keeps. The widths of the best one become the
+step's budget, and the method prunes to exactly these. What was measured is what is trained.
 
 In ONNX Runtime candidates have widths in multiples of eight, which is how its kernels compute channels, unless the
 step says ``round_channels`` otherwise.
@@ -41,7 +41,7 @@ def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> 
     Args:
         model: to be narrowed, on the CPU, in evaluation mode.
         dense: what times are relative to.
-        budget: its ``latency`` is asked for; ranking, floor and skip say which channels go first.
+        budget: its ``latency`` is asked for, and its floor and skip hold.
         bench: where and how files are written and measured.
 
     Returns:

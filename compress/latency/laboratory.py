@@ -12,7 +12,7 @@ from torch import nn
 from compress import cost
 from compress.budget import Budget, floors
 from compress.channel_units import ChannelUnits, gather
-from compress.compaction import ChannelGroup, channel_groups, remove
+from compress.compaction import ChannelGroup, Exported, channel_groups, exported, remove
 from compress.latency.bench import Bench, Took
 from compress.latency.table import Floats, Row
 
@@ -41,15 +41,15 @@ class Subject:
 
     Attributes:
         model: on the CPU, in evaluation mode.
-        input_shape: (C, H, W).
+        graph: of its operators.
         units: its blocks of channels.
         members: what goes with every channel, in the order of the units.
-        scores: of every channel, on one scale for all blocks.
+        scores: norm of every channel.
         least: channels that must stay, of every block.
     """
 
     model: nn.Module
-    input_shape: tuple[int, int, int]
+    graph: Exported
     units: ChannelUnits
     members: Mapping[str, list[ChannelGroup]]
     scores: Mapping[str, torch.Tensor]
@@ -57,20 +57,19 @@ class Subject:
 
     @classmethod
     def of(cls, model: nn.Module, dense: nn.Module, input_shape: tuple[int, int, int], budget: Budget) -> "Subject":
-        """Channels ranked by norm, as the budget says."""
-        groups = [g for g in channel_groups(model, torch.zeros(2, *input_shape)) if g.removable_exactly]
+        """Channels ranked by norm."""
+        graph = exported(model, torch.zeros(2, *input_shape))
+        groups = [group for group in channel_groups(model, graph) if group.removable_exactly]
         values, positions = dict(model.named_parameters()), cost.positions(model, input_shape)
         units = ChannelUnits.of(groups, values, positions, cost.weight_count(dense), cost.macs(dense, input_shape))
-        scores = {block: score.detach().square() for block, score in units.scores(values).items()}
-        if budget.ranking == "normalised":
-            scores = {block: score / score.mean().clamp_min(1e-30) for block, score in scores.items()}
-        return cls(model, input_shape, units, gather(groups, values, positions), scores, floors(budget, scores))
+        scores = {block: score.detach() for block, score in units.scores(values).items()}
+        return cls(model, graph, units, gather(groups, values, positions), scores, floors(budget, scores))
 
     def lost(self, rows: Mapping[str, Row]) -> dict[str, Floats]:
-        """Sum of the scores that go, of every block at each of its widths."""
-        sums = {block: np.cumsum(np.sort(score.double().numpy())) for block, score in self.scores.items()}
+        """What goes of every block at each of its widths, as ``balanced`` of `compress.ranking` counts it."""
+        sums = {block: np.sort(score.double().numpy())[::-1].cumsum() for block, score in self.scores.items()}
         return {
-            block: np.concatenate([[0.0], sums[block]])[[row.widths[-1] - width for width in row.widths]]
+            block: len(sums[block]) * np.log(sums[block][-1] / sums[block][np.array(row.widths) - 1].clip(1e-300))
             for block, row in rows.items()
         }
 
@@ -80,7 +79,7 @@ class Subject:
         for block, width in keep.items():
             order = self.scores[block].argsort(descending=True, stable=True)
             gone += [self.members[block][channel] for channel in order[width:].tolist()]
-        return remove(self.model, torch.zeros(2, *self.input_shape), gone).model if gone else self.model
+        return remove(self.model, self.graph, gone).model if gone else self.model
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from compress.budget import Budget, floors
 from compress.masks import Masks, Values, rank
 from compress.method import View
+from compress.ranking import comparable
 from compress.units import ElementUnits, Keep, Units
 
 
@@ -52,7 +53,7 @@ class Pool:
         if _weights_are_counted(view.budget, units):
             bounds = floors(view.budget, scores)
             least = join(units, {block: rank(score) < bounds[block] for block, score in part(units, able).items()})
-            able = _comparable(view.budget, units, able)
+            able = join(units, comparable(view.budget.ranking, part(units, able), units, units.weights))
             sizes = [len(able)]
         large = [
             rank(score.where(kept, -torch.inf)) < int(kept.sum()) - round(share * int(kept.sum()))
@@ -93,11 +94,3 @@ def _weights_are_counted(budget: Budget, units: Units) -> bool:
     """Whether any unit may replace any other: all weigh the same, and neither layers nor operations are counted."""
     layers = budget.scope == "layer" or budget.keep is not None or budget.macs is not None
     return isinstance(units, ElementUnits) and not layers
-
-
-def _comparable(budget: Budget, units: Units, scores: Tensor) -> Tensor:
-    """Scores as the budget compares them between layers."""
-    if budget.ranking == "raw":
-        return scores
-    parts = part(units, scores)
-    return join(units, {block: s / s.clamp_min(0).mean().clamp_min(1e-30) for block, s in parts.items()})
