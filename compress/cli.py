@@ -284,6 +284,8 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
     if "latency_budget" in budget:
         budget = {"latency": budget.pop("latency_budget"), "floor": 0.1, **budget}
         given = {"units": "channel", **given}
+    elif budget and given.get("units") == "channel":
+        budget = {"ranking": "balanced", **budget}
     rest: dict[str, Any] = {
         name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given
     }

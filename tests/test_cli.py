@@ -334,3 +334,9 @@ def test_a_pattern_needs_no_budget_and_channels_are_rounded(user: Project, out: 
     step = report_of(out)["recipe"]["prune"][0]
     assert ("2:4", 4, "global") == (step["units"], step["round_channels"], step["budget"]["scope"])
     assert "pattern 4:2 prunes nothing" in refused(invoke(*user.words("--method", "magnitude", "--units", "4:2")))
+
+
+def test_channels_of_the_short_form_are_ranked_balanced(user: Project, out: Path) -> None:
+    words = ["--method", "pfec", "--units", "channel", "--finetune-epochs", "0", "--train-epochs", "0", "--out", out]
+    assert 0 == invoke(*user.words("--macs", "0.6", *words)).exit_code
+    assert "balanced" == report_of(out)["recipe"]["prune"][0]["budget"]["ranking"]
