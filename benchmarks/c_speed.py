@@ -23,7 +23,7 @@ from reproduce import HERE
 from compress.machine import cpu_name
 from compress.onnx_file import session
 from compress.report.store import read_json
-from compress.targets import Timing
+from compress.targets import _device
 from compress.targets import c as target
 from compress_exporters._c.host import FLAGS, compiler
 
@@ -94,7 +94,7 @@ def main() -> None:
             "ort dense, from Python": _python(asked.run / "dense.onnx"),
             "ort compacted, from Python": _python(asked.run / "model.onnx"),
         }
-        rows = target.interleaved(list(blocks.values()), Timing(1, 200, 40, asked.seconds))
+        rows = _device.timed(list(blocks.values()), 200, 40, asked.seconds)
     medians = {name: np.array([np.median(block) for block in row]) for name, row in zip(blocks, rows, strict=True)}
     result = {
         "cpu": cpu_name(),

@@ -20,6 +20,7 @@ WRITERS = tuple(
     for name in (
         "pipeline", "validation", "onnx_compaction", "conversion", "foreign_run", "exporting", "checkpoint_jobs",
         "targets.c", "targets.mcu", "targets._emulated",  # these compile what the format `c` wrote
+        "targets.local", "targets._own_runtime",  # these run what the formats of other runtimes wrote
     )
 )  # fmt: skip
 """The only parts of `compress` that know the exporters."""

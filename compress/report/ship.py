@@ -10,10 +10,14 @@ from compress.report.words import accuracy_change, score
 DENSE = "dense."
 """Beginning of the names of files of the unpruned network."""
 
+APART = 1.05
+"""Spreads are told apart by this factor. One run's do not hold where a session's memory lies: of six sessions of one
+file, by turns, the medians were up to 4 % apart (ResNet-20, one thread), their spreads at times too."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """What a target found for a file, as text."""
+    """What a target found for a file, as text; `takes` also says whether another file is faster there."""
 
     target: str
     takes: str
@@ -38,6 +42,7 @@ class File:
 
 def files(report: Report) -> list[File]:
     """Every written file of the pruned network."""
+    candidates = _candidates(report)[0]
     return [
         File(
             text(artifact, "path") or UNKNOWN,
@@ -46,7 +51,7 @@ def files(report: Report) -> list[File]:
             score(report, number(artifact, "accuracy")),
             accuracy_change(report, number(artifact, "accuracy")) or UNKNOWN,
             _agreement(artifact),
-            _runs(report, text(artifact, "path")),
+            _runs(report, text(artifact, "path"), candidates),
         )
         for artifact in _pruned(report)
     ]
@@ -59,9 +64,7 @@ def notes(report: Report) -> list[tuple[str, str]]:
 
 def choice(report: Report) -> list[str]:
     """The smallest file that keeps the accuracy, and the fastest of those that keep it on each target."""
-    equal = [a for a in _pruned(report) if value(a, "parity", "passed") is not False]
-    keeping, allowed = _keeping(report, equal)
-    candidates = keeping or equal
+    candidates, keeping, allowed = _candidates(report)
     sized = [a for a in candidates if number(a, "size_bytes") is not None]
     said = []
     if sized:
@@ -76,9 +79,8 @@ def choice(report: Report) -> list[str]:
             said.append(f"No file keeps the accuracy ({allowed}). Smallest file: {found}.")
     if any(text(a, "path").endswith(".c") for a in sized):
         said.append("The size of a .c file is of its text, not of the compiled network.")
-    names = {text(a, "path") for a in candidates}
     targets = dict.fromkeys(text(m, "target") for m in rows(report, "measurements"))
-    return said + [sentence for target in targets if (sentence := _fastest(report, target, names))]
+    return said + [sentence for target in targets if (sentence := _fastest(report, target, candidates))]
 
 
 def speedup(report: Report, target: str, artifact: str) -> Report:
@@ -128,11 +130,18 @@ def _agreement(artifact: Report) -> str:
     return f"{said}, parity FAILED" if value(artifact, "parity", "passed") is False else said
 
 
-def _runs(report: Report, path: str) -> tuple[Run, ...]:
+def _candidates(report: Report) -> tuple[list[Report], bool, str]:
+    """Files to choose from, whether they keep the accuracy, and how much lower it may be in words."""
+    equal = [a for a in _pruned(report) if value(a, "parity", "passed") is not False]
+    keeping, allowed = _keeping(report, equal)
+    return keeping or equal, bool(keeping), allowed
+
+
+def _runs(report: Report, path: str, candidates: Sequence[Report]) -> tuple[Run, ...]:
     found = tuple(
         Run(
             text(m, "target") or UNKNOWN,
-            takes(m),
+            takes(m) + _standing(report, text(m, "target"), path, candidates),
             speedup_cell(speedup(report, text(m, "target"), path)),
             ms(number(m, "first_ms")),
             ms(number(m, "load_ms")),
@@ -165,15 +174,43 @@ def _keeping(report: Report, files: Sequence[Report]) -> tuple[list[Report], str
     return kept, f"{worse} the dense network" + (f", as {source} allows" if source else "")
 
 
-def _fastest(report: Report, target: str, names: set[str]) -> str:
-    """Which of the named files is fastest on a target; empty where none was timed or counted there."""
+def _timed(report: Report, target: str, candidates: Sequence[Report]) -> dict[str, float]:
+    """Median latencies on a target, in the order of the files."""
+    found = {
+        text(m, "artifact"): p50
+        for m in rows(report, "measurements")
+        if text(m, "target") == target and (p50 := number(m, "latency_ms", "p50")) is not None
+    }
+    return {name: found[name] for a in candidates if (name := text(a, "path")) in found}
+
+
+def _none_faster(report: Report, target: str, timed: dict[str, float]) -> list[str]:
+    """The files that no other is clearly faster than; where spreads are not known, the one of the lowest median."""
+    ratios = {name: speedup(report, target, name) for name in timed}
+    best = min(timed, key=timed.__getitem__)
+    if number(ratios[best], "low") is None:
+        return [best]
+    fastest = max(number(found, "low") or 0.0 for found in ratios.values())
+    return [name for name in timed if APART * (number(ratios[name], "high") or 0.0) >= fastest]
+
+
+def _standing(report: Report, target: str, path: str, candidates: Sequence[Report]) -> str:
+    timed = _timed(report, target, candidates)
+    if path not in timed or len(timed) == 1 or not number(speedup(report, target, path), "low"):
+        return ""
+    first = _none_faster(report, target, timed)
+    return "" if path not in first else ", the fastest" if len(first) == 1 else ", one of the fastest"
+
+
+def _fastest(report: Report, target: str, candidates: Sequence[Report]) -> str:
+    """Which file is fastest on a target; empty where none was timed or counted there."""
     measured = [m for m in rows(report, "measurements") if text(m, "target") == target]
     dense = next((text(m, "artifact") for m in measured if text(m, "artifact").startswith(DENSE)), "the dense network")
-    runs = [m for m in measured if text(m, "artifact") in names]
-    timed = {text(m, "artifact"): p50 for m in runs if (p50 := number(m, "latency_ms", "p50")) is not None}
-    counted = {text(m, "artifact"): n for m in runs if (n := number(m, "instructions")) is not None}
-    if timed:
+    if timed := _timed(report, target, candidates):
         return _fastest_timed(report, target, timed, dense)
+    names = {text(a, "path") for a in candidates}
+    runs = [m for m in measured if text(m, "artifact") in names]
+    counted = {text(m, "artifact"): n for m in runs if (n := number(m, "instructions")) is not None}
     if not counted:
         return ""
     best = min(counted, key=counted.__getitem__)
@@ -183,18 +220,18 @@ def _fastest(report: Report, target: str, names: set[str]) -> str:
 
 
 def _fastest_timed(report: Report, target: str, timed: dict[str, float], dense: str) -> str:
-    best = min(timed, key=timed.__getitem__)
-    ratios = {name: speedup(report, target, name) for name in timed}
-    low, high = (number(ratios[best], key) for key in ("low", "high"))
-    measured, found = ratio(number(ratios[best], "value")), f"{best}, {ms(timed[best])}"
+    best, *equal = _none_faster(report, target, timed)
+    ratios = speedup(report, target, best)
+    low, high = (number(ratios, key) for key in ("low", "high"))
+    measured, found = ratio(number(ratios, "value")), f"{best}, {ms(timed[best])}"
     if low is None or high is None:
         return f"Lowest median on {target}: {found}. No speed-up is claimed: it was not compared with {dense}."
+    also = f" Equally fast within what was measured: {listing(equal)}." if equal else ""
     if low <= 1.0 <= high:
-        return f"No speed-up on {target}: the spread of the fastest file, {found}, covers 1.0 ({span(low, high)})."
+        return (
+            f"No speed-up on {target}: the spread of the fastest file, {found}, covers 1.0 ({span(low, high)}).{also}"
+        )
     if high < 1.0:
         slower = f"has {measured} the speed of {dense} ({span(low, high)})"
-        return f"No speed-up on {target}: the fastest file, {found}, {slower}."
-    # of files whose spreads overlap none can be called the faster
-    as_fast = [name for name in timed if name != best and (number(ratios[name], "high") or 0.0) >= low]
-    also = f" As fast within the spread: {listing(as_fast)}." if as_fast else ""
+        return f"No speed-up on {target}: the fastest file, {found}, {slower}.{also}"
     return f"Fastest on {target}: {found}, {measured} faster than {dense} ({span(low, high)}).{also}"

@@ -90,7 +90,7 @@ class Measurement:
     Attributes:
         artifact: name of the file.
         target: as asked for.
-        provider: ONNX Runtime's execution provider.
+        provider: ONNX Runtime's execution provider, or the other runtime that ran it.
         threads: that one operator could use.
         status: measured; missing, where the target could not be reached; failed, where the file did not run.
         reason: why it was not measured, else empty.

@@ -35,7 +35,11 @@ if TYPE_CHECKING:  # Python 3.8 could not evaluate these
 
     Feed = dict[str, NDArray[Any]]
     Run = Callable[[], object]
-    Clock = Callable[[], int]
+    Block = Callable[[int], list[int]]
+    """Nanoseconds of each of so many inferences."""
+    Findings = dict[str, Any]
+    """Of a file: ``load_ms``, ``first_ms`` and ``peak_memory_bytes``; or the ``reason`` why it does not run."""
+    Subject = tuple[Block, Callable[[], Findings]]
 
 # ONNX Runtime's wheel writes telemetry files unless this is set before its import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -74,6 +78,7 @@ def measure(
     budget_seconds: float,
     batch: int,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    others: Mapping[str, Subject | Findings] | None = None,
 ) -> dict[str, Any]:
     """Raw findings, as JSON can hold them.
 
@@ -85,36 +90,29 @@ def measure(
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
         shapes: of inputs, by name, where a file leaves more open than its batch.
+        others: files that something else than ONNX Runtime runs.
 
     Returns:
-        ``device``: what it is; ``files``: of each its ``reason`` where it does not run, else ``samples_ns`` (a list
-        for each repeat), ``load_ms``, ``first_ms`` and ``peak_memory_bytes``.
+        ``device``: what it is; ``files``: of each its findings, and ``samples_ns`` (a list for each repeat).
     """
     before = conditions("before")
-    opened = [_open(path, threads, batch, shapes or {}) for path in paths]
-    runs = [subject[0] for subject in opened if not isinstance(subject, str)]
-    timings = iter(timed(runs, warm_up, repeats, budget_seconds))
+    opened = [(others or {}).get(path) or _open(path, threads, batch, shapes or {}) for path in paths]
+    timings = iter(timed([found[0] for found in opened if isinstance(found, tuple)], warm_up, repeats, budget_seconds))
     device = {**describe(), **before, **conditions("after")}
-    files: list[dict[str, Any]] = []
-    for path, subject in zip(paths, opened):  # noqa: B905  # Python 3.8 has no strict
-        if isinstance(subject, str):
-            files.append({"reason": subject})
-        else:
-            load_ms, first_ms, peak = fresh_process(path, threads, subject[1])
-            fresh = {"load_ms": load_ms, "first_ms": first_ms, "peak_memory_bytes": peak}
-            files.append({"samples_ns": next(timings), **fresh})
+    files = [{"samples_ns": next(timings), **it[1]()} if isinstance(it, tuple) else it for it in opened]
     return {"device": device, "files": files}
 
 
-def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int]]) -> tuple[Run, Feed] | str:
-    """One inference of a file, and what it is given; or why it does not run."""
+def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int]]) -> Subject | Findings:
+    """What times a file, and a fresh process that opens it; or why it does not run."""
     try:
         session = open_session(path, threads)
         feed = feed_for(session, batch, shapes)
         session.run(None, feed)
     except Exception as error:  # whatever one file does, the others are measured
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return functools.partial(session.run, None, feed), feed
+        return {"reason": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+    run = functools.partial(session.run, None, feed)
+    return functools.partial(block, run), functools.partial(fresh_process, path, threads, feed)
 
 
 def open_session(path: str, threads: int) -> InferenceSession:
@@ -165,19 +163,17 @@ def _numbers(entry: Any, batch: int, given: Sequence[int] | None, generator: np.
     return np.asarray(generator.standard_normal(shape), DTYPES[entry.type])
 
 
-def timed(
-    runs: Sequence[Run], warm_up: int, repeats: int, budget_seconds: float, clock: Clock = perf_counter_ns
-) -> list[list[list[int]]]:
-    """Nanoseconds of each inference, of each block, of each run; interleaved."""
-    limit = int(budget_seconds * 1e9 / 4 / max(1, len(runs)))
-    with _no_collection():
-        usual = [_warm(run, warm_up, limit, clock) for run in runs]
-        blocks, repeats = plan(usual, repeats, budget_seconds)
-        rows: list[list[list[int]]] = [[] for _ in runs]
+def timed(blocks: Sequence[Block], warm_up: int, repeats: int, budget_seconds: float) -> list[list[list[int]]]:
+    """Nanoseconds of each inference, of each block, of each file; interleaved, the order reversed every other time."""
+    limit = budget_seconds * 1e9 / 4 / max(1, len(blocks))
+    with no_collection():
+        usual = [_warm(one, warm_up, limit) for one in blocks]
+        counts, repeats = plan(usual, repeats, budget_seconds)
+        rows: list[list[list[int]]] = [[] for _ in blocks]
         for repeat in range(repeats):
-            order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
+            order = range(len(blocks)) if repeat % 2 == 0 else reversed(range(len(blocks)))
             for i in order:
-                rows[i].append([_once(runs[i], clock) for _ in range(blocks[i])])
+                rows[i].append(blocks[i](counts[i]))
     return rows
 
 
@@ -201,7 +197,7 @@ def plan(usual_ms: Sequence[float], repeats: int, budget_seconds: float) -> tupl
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """No garbage collection inside a timed block."""
     was_enabled = gc.isenabled()
     gc.collect()
@@ -213,22 +209,26 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _warm(run: Run, count: int, limit_ns: int, clock: Clock) -> float:
+def _warm(one: Block, count: int, limit_ns: float) -> float:
     """Run until warm or out of time; gives the median in milliseconds."""
     taken: list[int] = []
-    start = clock()
-    while not taken or (len(taken) < count and clock() - start < limit_ns):
-        taken.append(_once(run, clock))
+    while not taken or (len(taken) < count and sum(taken) < limit_ns):
+        taken += one(1)
     return float(np.median(taken)) / 1e6
 
 
-def _once(run: Run, clock: Clock) -> int:
+def block(run: Run, count: int, clock: Callable[[], int] = perf_counter_ns) -> list[int]:
+    """Nanoseconds of each of so many runs."""
+    return [_once(run, clock) for _ in range(count)]
+
+
+def _once(run: Run, clock: Callable[[], int]) -> int:
     start = clock()
     run()
     return clock() - start
 
 
-def fresh_process(path: str, threads: int, feed: Feed) -> tuple[float | None, float | None, int | None]:
+def fresh_process(path: str, threads: int, feed: Feed) -> Findings:
     """Milliseconds to open and to run once, and peak memory in bytes; None each where the process fails."""
     # -P: a numpy.py beside this file must not be imported; before 3.11 only devices run it, in a folder of its own.
     words = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), os.path.abspath(__file__)]
@@ -239,13 +239,13 @@ def fresh_process(path: str, threads: int, feed: Feed) -> tuple[float | None, fl
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, timeout=FRESH_TIMEOUT_SECONDS, check=True
         )
-        load_ms, first_ms, peak = json.loads(done.stdout)
+        found: Findings = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
-        return None, None, None
-    return load_ms, first_ms, peak
+        return {"load_ms": None, "first_ms": None, "peak_memory_bytes": None}
+    return found
 
 
-def once(path: str, threads: str, inputs: str) -> list[Any]:
+def once(path: str, threads: str, inputs: str) -> Findings:
     """What `fresh_process` asks for, of this process."""
     import onnxruntime  # noqa: F401  # its import is no part of opening a file
 
@@ -256,9 +256,14 @@ def once(path: str, threads: str, inputs: str) -> list[Any]:
     first = perf_counter_ns()
     session.run(None, feed)
     end = perf_counter_ns()
+    return {"load_ms": (loaded - start) / 1e6, "first_ms": (end - first) / 1e6, "peak_memory_bytes": peak_memory()}
+
+
+def peak_memory() -> int | None:
+    """Most memory that this process has held, in bytes; None where it cannot be read."""
     # Not getrusage: its peak outlives exec, so it would report the parent's.
-    peak = [int(text.split()[0]) * 1024 for text in _fields(_read("/proc/self/status"), "VmHWM")]
-    return [(loaded - start) / 1e6, (end - first) / 1e6, peak[0] if peak else None]
+    found = [int(text.split()[0]) * 1024 for text in _fields(_read("/proc/self/status"), "VmHWM")]
+    return found[0] if found else None
 
 
 def describe() -> dict[str, str]:

@@ -64,6 +64,7 @@ int main(void)
 """One inference in a process of its own: what a program with nothing else in it takes."""
 
 Block = Callable[[int], list[int]]
+"""Nanoseconds of each of so many inferences."""
 
 
 def check(target: str) -> dict[str, str]:
@@ -94,7 +95,8 @@ def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measu
             blocks.append(timed_block(path, flags))
         except ExportError as error:
             blocks.append(str(error))
-    timings = iter(interleaved([b for b in blocks if not isinstance(b, str)], how))
+    working = [block for block in blocks if not isinstance(block, str)]
+    timings = iter(_device.timed(working, how.warm_up, how.repeats, how.budget_seconds))
     files: list[dict[str, Any]] = []
     for path, block in zip(paths, blocks, strict=True):
         files.append(
@@ -104,20 +106,6 @@ def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measu
     device: dict[str, str] = {key: described[key] for key in ("cpu", "architecture", "kernel") if key in described}
     device |= {"compiler": _version(compiler()), "flags": " ".join(flags)}
     return summarised({"device": device, "files": files}, paths, target, 1, provider="C")
-
-
-def interleaved(blocks: Sequence[Block], how: Timing) -> list[list[list[int]]]:
-    """Nanoseconds of each inference, of each block, of each file; the order reversed every other time."""
-    usual = [float(np.median(block(max(1, min(how.warm_up, 10))))) / 1e6 for block in blocks]
-    for block, ms in zip(blocks, usual, strict=True):
-        block(max(1, min(how.warm_up, int(how.budget_seconds * 250 / len(blocks) / max(ms, 1e-6)))))
-    counts, repeats = _device.plan(usual, how.repeats, how.budget_seconds)
-    rows: list[list[list[int]]] = [[] for _ in blocks]
-    for repeat in range(repeats):
-        order = range(len(blocks)) if repeat % 2 == 0 else reversed(range(len(blocks)))
-        for i in order:
-            rows[i].append(blocks[i](counts[i]))
-    return rows
 
 
 def timed_block(path: Path, flags: tuple[str, ...]) -> Block:

@@ -1,5 +1,9 @@
-"""This machine: every file in ONNX Runtime, interleaved in one run (see `compress.targets._device`)."""
+"""This machine: every file in ONNX Runtime, or in the runtime that it is for, all interleaved in one run.
 
+See `compress.targets._device` for how, and `compress.targets._own_runtime` for what ONNX Runtime does not run.
+"""
+
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +14,11 @@ import numpy.typing as npt
 
 from compress.errors import UsageError
 from compress.onnx_file import one_line
-from compress.targets import SAMPLES_KEPT, Latency, Measurement, Speedup, Timing, _device
+from compress.targets import SAMPLES_KEPT, Latency, Measurement, Speedup, Timing, _device, _own_runtime
+from compress_exporters import runtimes
 
-SUFFIXES = (".onnx", ".ort")
+OWN_RUNTIMES = runtimes.modules()
+SUFFIXES = (".onnx", ".ort", *OWN_RUNTIMES)
 
 Array = npt.NDArray[Any]
 
@@ -34,22 +40,50 @@ def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measu
     """
     if target != "local":
         raise UsageError(f"target {target!r}: local is this machine and takes no address; write local")
-    found = _device.measure([str(path) for path in paths], **asdict(how))
+    with contextlib.ExitStack() as stack:
+        others = {
+            str(path): _subject(path, paths, how, stack) for path in paths if path.name.endswith(tuple(OWN_RUNTIMES))
+        }
+        found = _device.measure([str(path) for path in paths], **asdict(how), others=others)
     return summarised(found, paths, target, how.threads)
+
+
+def _subject(path: Path, paths: Sequence[Path], how: Timing, stack: contextlib.ExitStack) -> Any:
+    """A file that is open in its own runtime until the stack is left, as `_device.measure` takes it."""
+    shape = _images(paths, how)
+    if shape is None:
+        return {"reason": "no ONNX file beside it tells what images it takes"}
+    module = next(module for suffix, module in OWN_RUNTIMES.items() if path.name.endswith(suffix))
+    process = _own_runtime.Process(module, path, how.threads, shape)
+    stack.callback(process.close)
+    return process.findings if "reason" in process.findings else (process.block, process.result)
+
+
+def _images(paths: Sequence[Path], how: Timing) -> Sequence[int] | None:
+    """Shape of the images, batch first, that the first ONNX file takes; None where none tells."""
+    for path in paths:
+        if path.suffix == ".onnx":
+            with contextlib.suppress(ValueError):
+                (images,) = _device.feed_for(_device.open_session(str(path), 1), how.batch, how.shapes).values()
+                batch, *size = images.shape
+                # raw pixels are NHWC
+                return [batch, size[-1], *size[:-1]] if images.dtype == np.uint8 else images.shape
+    return None
 
 
 def summarised(
     found: Mapping[str, Any], paths: Sequence[Path], target: str, threads: int, provider: str = _device.PROVIDER
 ) -> tuple[list[Measurement], Speedup | None]:
     """What `measure` returns, from the raw findings of `compress.targets._device`."""
-    samples_ms = [np.array(file["samples_ns"]) / 1e6 if "samples_ns" in file else None for file in found["files"]]
+    samples_ms = [None if "reason" in file else np.array(file["samples_ns"]) / 1e6 for file in found["files"]]
     dense = samples_ms[0] if samples_ms else None
     measurements: list[Measurement] = []
     for path, file, samples in zip(paths, found["files"], samples_ms, strict=True):
-        common = (path.name, target, provider, threads)
+        common = (path.name, target, file.get("runtime", provider), threads)
         if samples is None:
             reason = one_line(ValueError(file["reason"]))
-            measurements.append(Measurement(*common, "failed", reason, device=found["device"]))
+            status = file.get("status", "failed")
+            measurements.append(Measurement(*common, status, reason, device=found["device"]))
             continue
         measurement = Measurement(
             *common,

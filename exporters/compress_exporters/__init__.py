@@ -2,7 +2,8 @@
 
 A module ``foo_bar.py`` is the format ``foo-bar``. Its docstring's first line describes it, ``suffix`` ends its files'
 names, and ``export(request, path) -> Artifact`` writes one. A format that ONNX Runtime does not read has
-``load(path)`` as well, which runs a written file in the runtime that it is for.
+``load(path)`` as well, which runs a written file in the runtime that it is for; `compress_exporters.runtimes` has those
+that are called from Python.
 """
 
 import ast

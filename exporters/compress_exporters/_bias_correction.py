@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_exporters._calibration import Array, run, upto
+from compress_exporters._calibration import run, upto
+from compress_exporters._images import Array
 
 Nodes = list[onnx.NodeProto]
 Values = dict[str, list[Array]]

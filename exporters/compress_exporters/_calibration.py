@@ -3,21 +3,19 @@
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from compress_exporters.artifact import ExportError, Normalisation, Request
+from compress_exporters._images import Array, as_pixels
+from compress_exporters.artifact import ExportError, Request
 
 CHUNK = 50
 CHUNK_VALUES = 1_000_000
 """Images in one inference where the batch is free, and numbers in them: every inner value is held at a time."""
-
-Array = npt.NDArray[Any]
 
 
 def feeds(request: Request, limit: int) -> list[Array]:
@@ -77,21 +75,6 @@ def _cut(array: Array, batch: int | None) -> list[Array]:
     size = batch or max(1, min(CHUNK, each, len(array)))
     count = max(1, len(array) // size)
     return np.split(array[np.arange(count * size) % len(array)], count)
-
-
-def as_pixels(images: Array, normalisation: Normalisation) -> Array:
-    """The nearest raw pixels, uint8 NHWC, of normalised images, float32 NCHW."""
-    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in normalisation)
-    pixels: Array = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
-    return pixels.transpose(0, 2, 3, 1)
-
-
-def in_batches(answer: Callable[[Array], Array], feed: Array, size: int) -> Array:
-    """Answers to a feed of any length, from what takes exactly `size` at a time; the last part is padded."""
-    parts = [feed[start : start + size] for start in range(0, len(feed), size)]
-    padded = [np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)]) for part in parts]
-    answers = [answer(part)[: len(real)] for part, real in zip(padded, parts, strict=True)]
-    return np.concatenate(answers).astype(np.float32)
 
 
 def upto(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -7,9 +7,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from compress_exporters._quiet import quiet, reason
 from compress_exporters._versions import lower_ir_version, opset_of
 from compress_exporters.artifact import ExportError
-from compress_exporters.onnx import _quiet, _reason, strip
+from compress_exporters.onnx import strip
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def network_to_onnx(
     free = torch.export.Dim(interface.batch, min=1) if interface.batch else None
     shapes = (tuple({0: free} if batched else None for batched in interface.batched),) if free else None
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model, tuple(example), dynamo=True, external_data=False, verbose=False, opset_version=opset,
                 dynamic_shapes=shapes,
@@ -56,7 +57,7 @@ def network_to_onnx(
             assert program is not None  # dynamo=True gives a program
             proto = program.model_proto
     except Exception as error:  # the exporter's own errors share no narrower base
-        raise ExportError(f"PyTorch cannot export the network: {_reason(error)}") from error
+        raise ExportError(f"PyTorch cannot export the network: {reason(error)}") from error
     if opset_of(proto) != opset:
         raise ExportError(f"opset {opset} was asked for, the exporter could only write {opset_of(proto)}")
     strip(proto)

@@ -5,23 +5,20 @@ on portable kernels. The input is float32 and normalised, of a fixed batch: one 
 because ExecuTorch plans its memory ahead.
 """
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from compress_exporters._calibration import Array, in_batches
+from compress_exporters._quiet import quiet, reason
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, installed, write_atomically
-from compress_exporters.onnx import _check, _on_cpu, _quiet, _reason
+from compress_exporters.onnx import _check, _on_cpu
+from compress_exporters.runtimes import executorch as runtime
 
 if TYPE_CHECKING:
     from compress_exporters.artifact import Predict
 
-suffix = ".pte"
+suffix = runtime.suffix
 package = "executorch"
 
 
@@ -49,47 +46,21 @@ def load(path: Path) -> "Predict":
     Raises:
         ExportError: ExecuTorch is not installed, or refuses the file.
     """
-    try:
-        with _quiet(), _no_standard_error():
-            runtime = _installed("executorch.runtime").Runtime.get()
-            # From bytes: the runtime says no more of a missing file than that it failed.
-            program = runtime.load_program(path.read_bytes())
-            size = program.load_method("forward").metadata.input_tensor_meta(0).sizes()[0]
-    except (RuntimeError, OSError, KeyError) as error:
-        raise ExportError(f"ExecuTorch refuses {path}: {_reason(error)}; export it again") from error
-
-    def answer(part: Array) -> Array:
-        # Asked of the program each time, which keeps its methods: a method alone outlives the memory it runs in.
-        outputs = program.load_method("forward").execute([torch.from_numpy(np.ascontiguousarray(part))])
-        return np.asarray(outputs[0].numpy()).copy()
-
-    return lambda images: in_batches(answer, images.astype(np.float32), size)
-
-
-@contextlib.contextmanager
-def _no_standard_error() -> Iterator[None]:
-    """The runtime's libraries write past Python to the process's standard error, about the processor for instance."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+    prepare = runtime.start(path)
+    return lambda images: prepare(images)()
 
 
 def _program(request: Request) -> bytes:
     """The program's bytes."""
     batch = 1 if request.batch == "dynamic" else request.batch
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         lower = _installed("executorch.exir").to_edge_transform_and_lower
         partitioner = _installed("executorch.backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
         try:
             exported = torch.export.export(_on_cpu(request.model), (torch.zeros(batch, *request.input_shape),))
             return bytes(lower(exported, partitioner=[partitioner()]).to_executorch().buffer)
         except Exception as error:  # the exporter's own errors share no narrower base
-            raise ExportError(f"ExecuTorch cannot export the model: {_reason(error)}; use the format onnx") from error
+            raise ExportError(f"ExecuTorch cannot export the model: {reason(error)}; use the format onnx") from error
 
 
 def _installed(module: str) -> Any:

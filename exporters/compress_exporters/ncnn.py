@@ -10,21 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
 
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, relative_error
+from compress_exporters._calibration import relative_error
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, installed, write_atomically
 from compress_exporters.onnx import _on_cpu
+from compress_exporters.runtimes import ncnn as runtime
 
 if TYPE_CHECKING:
     from compress_exporters.artifact import Predict
 
-suffix = ".ncnn.param"
-companions = (".ncnn.bin",)
+suffix = runtime.suffix
+companions = (runtime.WEIGHTS,)
 package = "ncnn"
 
 TIMEOUT_SECONDS = 600
@@ -53,9 +53,9 @@ def export(request: Request, path: Path) -> Artifact:
         _compare(request, param, log)
         texts, numbers = param.read_bytes(), weights.read_bytes()
     # The weights first: whoever sees the new layers sees them too.
-    write_atomically(weights_of(path), lambda file: file.write_bytes(numbers))
+    write_atomically(runtime.weights_of(path), lambda file: file.write_bytes(numbers))
     write_atomically(path, lambda file: file.write_bytes(texts))
-    return describe(path, "ncnn", weights_of(path), notes=(_how_to_feed(request),))
+    return describe(path, "ncnn", runtime.weights_of(path), notes=(_how_to_feed(request),))
 
 
 def load(path: Path) -> "Predict":
@@ -64,34 +64,8 @@ def load(path: Path) -> "Predict":
     Raises:
         ExportError: ncnn is not installed, or refuses the file.
     """
-    ncnn = installed("ncnn", "ncnn")
-    net = ncnn.Net()
-    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-        setattr(net.opt, f"use_{option}", False)
-    net.opt.num_threads = 1
-    if not path.is_file() or not weights_of(path).is_file():
-        raise ExportError(f"{path} and {weights_of(path).name} are not both there; export the model again")
-    if net.load_param(str(path)) or net.load_model(str(weights_of(path))):
-        raise ExportError(f"ncnn refuses {path}: it has an operator that ncnn does not know, or is damaged")
-
-    def predict_one(image: Array) -> Array:
-        # The Mat points into the array, which must live until the answer is there.
-        held = np.ascontiguousarray(image, np.float32)
-        extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(held))
-        status, output = extractor.extract("out0")
-        if status:
-            raise ExportError(f"ncnn cannot run {path} on an image of shape {held.shape}; export the model again")
-        answer = np.array(output)
-        # A row of numbers keeps the batch of one that pnnx traced, where the network flattens its input itself.
-        return answer[0] if answer.ndim == 2 and len(answer) == 1 else answer
-
-    return lambda images: np.stack([predict_one(image) for image in images])
-
-
-def weights_of(path: Path) -> Path:
-    """The file of the weights."""
-    return path.with_name(path.name.removesuffix(suffix) + companions[0])
+    prepare = runtime.start(path)
+    return lambda images: prepare(images)()
 
 
 def _without_steps(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,14 +4,9 @@ The graph has one input named "input" and one output named "output". What the Py
 debugging (it names absolute source paths) is removed; the same model gives the same bytes wherever exported.
 """
 
-import contextlib
 import copy
-import io
 import itertools
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from compress_exporters._quiet import quiet, reason
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import (
     Artifact,
@@ -119,7 +115,7 @@ def _trace(request: Request, model: nn.Module) -> onnx.ModelProto:
     else:
         example = torch.zeros(batch, height, width, channels, dtype=torch.uint8)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -135,7 +131,7 @@ def _trace(request: Request, model: nn.Module) -> onnx.ModelProto:
             proto = program.model_proto
     except Exception as error:  # the exporter's own errors share no narrower base
         hint = "; ask for a fixed batch, or change the model" if dynamic else ""
-        raise ExportError(f"PyTorch cannot export the model: {_reason(error)}{hint}") from error
+        raise ExportError(f"PyTorch cannot export the model: {reason(error)}{hint}") from error
     _check_graph(proto, request)
     return proto
 
@@ -154,28 +150,6 @@ def _check_graph(proto: onnx.ModelProto, request: Request) -> None:
     first = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if request.batch == "dynamic" and not first.dim_param:
         raise ExportError(f"the model fixes its batch at {first.dim_value}; ask for a fixed batch")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns about its own insides; a failure is raised all the same."""
-    disabled = logging.root.manager.disable
-    sink = io.StringIO()
-    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the innermost cause: the outer layers are advice on PyTorch's own development."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no further reason'}"
 
 
 def strip(message: Any) -> None:

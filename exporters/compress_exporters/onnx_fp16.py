@@ -14,7 +14,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run, upto
+from compress_exporters._calibration import feeds, file_feeds, import_path_kept, relative_error, run, upto
+from compress_exporters._images import Array
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, scratch_beside, write_atomically
 

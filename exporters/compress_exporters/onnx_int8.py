@@ -25,10 +25,11 @@ from onnx import numpy_helper
 
 from compress_exporters import onnx as dense
 from compress_exporters._bias_correction import correct
-from compress_exporters._calibration import Array, feeds, file_feeds, import_path_kept, relative_error, run
+from compress_exporters._calibration import feeds, file_feeds, import_path_kept, relative_error, run
+from compress_exporters._images import Array
+from compress_exporters._quiet import quiet
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
-from compress_exporters.onnx import _quiet
 
 suffix = ".int8.onnx"
 calibrates = True
@@ -220,7 +221,7 @@ def _quantize(work: _Work, **choice: list[str]) -> onnx.ModelProto:
             return None if feed is None else {work.model.graph.input[0].name: feed}
 
     file = work.scratch / "int8.onnx"
-    with _quiet():
+    with quiet():
         quantization.quantize_static(
             work.scratch / "float.onnx",
             file,

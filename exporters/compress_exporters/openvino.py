@@ -4,26 +4,20 @@ Weights stay float32. A device may still compute in less: a processor with bfloa
 with INFERENCE_PRECISION_HINT "f32", as `load` does.
 """
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import Array, as_pixels, in_batches
-from compress_exporters.artifact import Artifact, ExportError, Request, describe, installed, write_atomically
+from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
+from compress_exporters.runtimes import openvino as runtime
 
 if TYPE_CHECKING:
     from compress_exporters.artifact import Predict
 
-suffix = ".xml"
+suffix = runtime.suffix
 companions = (".bin",)
 package = "openvino"
-
-TELEMETRY = "openvino_telemetry"
 
 
 def export(request: Request, path: Path) -> Artifact:
@@ -35,7 +29,7 @@ def export(request: Request, path: Path) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         source, graph = Path(scratch, "m.onnx"), Path(scratch, "m.xml")
         dense.export(request, source)
-        openvino = _openvino()
+        openvino = runtime.package()
         try:
             model = openvino.Core().read_model(source)
         except RuntimeError as error:
@@ -56,31 +50,8 @@ def load(path: Path) -> "Predict":
     Raises:
         ExportError: OpenVINO is not installed, or refuses the file.
     """
-    openvino = _openvino()
-    try:
-        model = openvino.Core().read_model(path)
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ExportError(f"OpenVINO refuses {path}: {reason}; export it again") from error
-    entry = compiled.inputs[0]
-    batch = entry.partial_shape[0]
-
-    def predict(images: Array) -> Array:
-        feed = images.astype(np.float32)
-        if entry.element_type == openvino.Type.u8:
-            feed = as_pixels(feed, _normalisation(model))
-        size = batch.get_length() if batch.is_static else len(feed)
-        return in_batches(lambda part: np.asarray(compiled(part)[0]), feed, size)
-
-    return predict
-
-
-def _openvino() -> Any:
-    """The package, without its telemetry: that one asks nobody, and leaves an identifier in the home folder."""
-    if package not in sys.modules:
-        sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]  # how Python marks what must not be imported
-    return installed(package, "openvino")
+    prepare = runtime.start(path)
+    return lambda images: prepare(images)()
 
 
 def _rename(model: Any) -> None:
@@ -88,8 +59,3 @@ def _rename(model: Any) -> None:
     for i, operator in enumerate(model.get_ordered_ops()):
         if operator.get_type_name() not in ("Parameter", "Result"):
             operator.set_friendly_name(f"{operator.get_type_name()}_{i}")
-
-
-def _normalisation(model: Any) -> Any:
-    """Mean and standard deviation, from the metadata of the ONNX graph that it was made from."""
-    return [json.loads(model.get_rt_info(["framework", key]).astype(str)) for key in ("input_mean", "input_std")]

@@ -14,9 +14,9 @@ import onnxruntime
 
 from compress_exporters import onnx as dense
 from compress_exporters._calibration import import_path_kept
+from compress_exporters._quiet import quiet
 from compress_exporters._versions import min_ort, opset_of
 from compress_exporters.artifact import Artifact, ExportError, Request, describe, write_atomically
-from compress_exporters.onnx import _quiet
 
 suffix = ".ort"
 companions = (".required_operators.config",)
@@ -84,7 +84,7 @@ def _read(converted: Path) -> tuple[str, int]:
     with import_path_kept():
         from onnxruntime.tools.ort_format_model.ort_model_processor import OrtFormatModelProcessor, fbs
     found: dict[str, dict[int, set[str]]] = {}
-    with _quiet():  # it leaves the file open, which Python warns of
+    with quiet():  # it leaves the file open, which Python warns of
         OrtFormatModelProcessor(str(converted), found, None).process()
     lines = [
         f"{domain};{opset};{','.join(sorted(found[domain][opset]))}\n"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.validate import parity
 from compress_exporters import Artifact, ExportError, Request, ncnn
+from compress_exporters.runtimes import ncnn as runtime
 
 SHAPE = (3, 12, 10)
 
@@ -82,7 +83,7 @@ def test_a_damaged_or_half_file_is_refused(written: Callable[..., Artifact], tmp
     (tmp_path / "m.ncnn.param").write_bytes(source.read_bytes())
     with pytest.raises(ExportError, match=r"and m\.ncnn\.bin are not both there"):
         ncnn.load(tmp_path / "m.ncnn.param")
-    (tmp_path / "m.ncnn.bin").write_bytes(ncnn.weights_of(source).read_bytes()[:50])
+    (tmp_path / "m.ncnn.bin").write_bytes(runtime.weights_of(source).read_bytes()[:50])
     with pytest.raises(ExportError, match="ncnn refuses"):
         ncnn.load(tmp_path / "m.ncnn.param")
 

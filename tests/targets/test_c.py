@@ -1,10 +1,8 @@
 """The target `c`: C files compiled and timed here, and what it says when it cannot."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,21 +50,6 @@ def test_a_file_that_does_not_compile_is_failed_and_the_other_measured(tmp_path:
     assert ["failed", "measured"] == [m.status for m in found]
     assert "the C compiler refuses dense.c" in found[0].reason
     assert speedup is None
-
-
-def test_blocks_are_interleaved_and_their_order_turns() -> None:
-    calls: list[int] = []
-
-    def block(number: int) -> Callable[[int], list[int]]:
-        def run(count: int) -> list[int]:
-            calls.append(number)
-            return [1_000_000 * (number + 1)] * count
-
-        return run
-
-    rows = c.interleaved([block(0), block(1)], Timing(1, 5, 4, 1.0))
-    assert [0, 1, 1, 0, 0, 1, 1, 0] == calls[4:]
-    assert [1e6, 2e6] == [float(np.median(row)) for row in rows]
 
 
 def test_an_unknown_address_is_refused() -> None:

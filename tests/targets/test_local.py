@@ -40,12 +40,12 @@ class FakeTime:
     def clock(self) -> int:
         return self.now
 
-    def run(self, name: str, milliseconds: Iterator[float]) -> Callable[[], object]:
+    def block(self, name: str, milliseconds: Iterator[float]) -> Callable[[int], list[int]]:
         def once() -> None:
             self.ran.append(name)
             self.now += round(next(milliseconds) * 1e6)
 
-        return once
+        return lambda count: _device.block(once, count, self.clock)
 
 
 def constant(milliseconds: float) -> Iterator[float]:
@@ -55,8 +55,8 @@ def constant(milliseconds: float) -> Iterator[float]:
 
 def test_blocks_are_interleaved_and_their_order_alternates() -> None:
     time = FakeTime()
-    runs = [time.run("dense", constant(10.0)), time.run("pruned", constant(5.0))]
-    dense, pruned = (np.array(rows) / 1e6 for rows in _device.timed(runs, 2, 3, 100.0, time.clock))
+    runs = [time.block("dense", constant(10.0)), time.block("pruned", constant(5.0))]
+    dense, pruned = (np.array(rows) / 1e6 for rows in _device.timed(runs, 2, 3, 100.0))
     warm, first = ["dense"] * 2 + ["pruned"] * 2, ["dense"] * 2 + ["pruned"] * 4
     assert [*warm, *first, *first[::-1], *first] == time.ran
     assert ((3, 2), (3, 4)) == (dense.shape, pruned.shape)
@@ -98,7 +98,7 @@ def test_latency_gives_percentiles_of_all_and_the_spread_of_blocks() -> None:
 
 def test_warming_up_stops_at_a_quarter_of_the_budget_but_runs_once() -> None:
     time = FakeTime()
-    _device.timed([time.run("slow", constant(10_000.0))], 50, 20, 1.0, time.clock)
+    _device.timed([time.block("slow", constant(10_000.0))], 50, 20, 1.0)
     # One to warm up, then blocks of one, and no fewer repeats than give a spread.
     assert 1 + _device.FEWEST_REPEATS == len(time.ran)
 
@@ -117,7 +117,7 @@ def test_garbage_is_not_collected_while_timing_and_is_again_after() -> None:
     import gc
 
     seen = []
-    _device.timed([lambda: seen.append(gc.isenabled())], 1, 1, 0.001)
+    _device.timed([lambda count: seen.append(gc.isenabled()) or [1] * count], 1, 1, 0.001)
     assert {False} == set(seen)
     assert gc.isenabled()
 
