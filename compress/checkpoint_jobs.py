@@ -22,6 +22,7 @@ from compress.foreign import PARITY_BATCHES, validate_file
 from compress.foreign import Question as FileQuestion
 from compress.onnx_file import Array, session
 from compress.report.formats import count, percent, size
+from compress.run_directory import writing
 from compress.validate import Parity, accuracy, parity
 from compress_exporters import ExportError, Request
 from compress_exporters.artifact import write_atomically
@@ -54,7 +55,8 @@ def compact(asked: Question, out: Path, *, round_channels: int = 1) -> list[str]
     lines = _summary(asked, model, result)
     if out.suffix == ".safetensors":
         state = {name: value.contiguous() for name, value in result.model.state_dict().items()}
-        write_atomically(out, lambda file: save_weights(state, attributes_of(result.model), file))
+        with writing(out):
+            write_atomically(out, lambda file: save_weights(state, attributes_of(result.model), file))
         return [*lines, f"{out}: weights, {size(out.stat().st_size)}; for --weights beside the same model"]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "model.onnx")
@@ -62,7 +64,8 @@ def compact(asked: Question, out: Path, *, round_channels: int = 1) -> list[str]
         written = Written(conversion.found("onnx").export(wanted, file), _parity_of(file, model, shape))
         if not written.parity.passed:
             raise GateError(f"{written.line}; nothing is written")
-        write_atomically(out, lambda placed: placed.write_bytes(file.read_bytes()))
+        with writing(out):
+            write_atomically(out, lambda placed: placed.write_bytes(file.read_bytes()))
     return [*lines, replace(written, artifact=replace(written.artifact, path=out)).line]
 
 

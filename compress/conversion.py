@@ -5,15 +5,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compress.data import Data
 from compress.errors import UsageError
 from compress.foreign import PARITY_BATCHES, TestBatches, session_for, takes_nhwc
-from compress.onnx_file import OnnxFile, open_onnx, session
-from compress.onnx_import.inputs import Input
-from compress.onnx_parity import answers, random_parity
+from compress.onnx_file import OnnxFile, open_onnx, predict_all, session
+from compress.onnx_import.inputs import Input, draw
+from compress.onnx_parity import BATCHES, SEEDS, answers, floors_of, random_parity
 from compress.validate import Parity, file_parity
 from compress_exporters import Artifact, ExportError, Format, find
 
@@ -80,6 +81,42 @@ def runtime(path: Path, data: Data | None) -> "InferenceSession":
     return session_for(open_onnx(path), data) if data and path.suffix == ".onnx" else session(path)
 
 
+def given_answers(opened: OnnxFile, inputs: Sequence[Input], data: Data | None) -> tuple[float, ...]:
+    """Run the given file, before anything is made of it, on what its conversions will be compared on.
+
+    Args:
+        opened: the file.
+        inputs: with their sizes settled.
+        data: images, where there are some.
+
+    Returns:
+        For each output, what its tolerance is at least; see `compress.onnx_parity.floors_of`.
+
+    Raises:
+        UsageError: it does not run on them, or gives what is no number.
+    """
+    if data:
+        check_images(opened, data)
+    model = opened.model.SerializeToString()
+    run = answers(session(model))
+    known = [(feeds, run(feeds)) for feeds in (draw(inputs, BATCHES[0], seed) for seed in SEEDS)]
+    if data is None and not all(np.isfinite(a).all() for _, outputs in known for a in outputs if a.dtype.kind == "f"):
+        raise UsageError(
+            f"{opened.path}: an output is infinite or no number on random inputs; give images to compare on with --data"
+        )
+    return floors_of(model, known)
+
+
+def check_images(opened: OnnxFile, data: Data) -> None:
+    """Refuse images that the file does not take, before any work.
+
+    Raises:
+        UsageError: it does not run on the first test image.
+    """
+    images, _ = next(iter(TestBatches(data, takes_nhwc(opened, data))))
+    predict_all(session_for(opened, data), images[:1].cpu().numpy())
+
+
 def compare(
     other: Path,
     given: Path,
@@ -90,7 +127,7 @@ def compare(
     dtype: str,
     floors: Sequence[float] = (),
 ) -> Parity:
-    """Parity of a file with the one that it was made from: on test images, else on random inputs.
+    """Parity of all outputs of a file with the one that it was made from: on test images, else on random inputs.
 
     Args:
         other: the file under test.
@@ -106,7 +143,7 @@ def compare(
     """
     if data:
         batches = islice(TestBatches(data, takes_nhwc(opened, data)), PARITY_BATCHES)
-        return file_parity(runtime(other, data), runtime(given, data), batches, dtype=dtype)
+        return file_parity(runtime(other, data), runtime(given, data), batches, dtype=dtype, floors=floors)
     return random_parity(answers(session(given)), answers(session(other)), inputs, dtype=dtype, floors=floors)
 
 

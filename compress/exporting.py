@@ -22,7 +22,7 @@ from compress.progress import Display
 from compress.recipe import ExportSection
 from compress.recipe_text import build, read
 from compress.report.formats import size
-from compress.run_directory import RunDirectory
+from compress.run_directory import RunDirectory, writing
 from compress.stages import Run
 from compress.validate import Parity, parity
 from compress_exporters import Artifact, ExportError, Request
@@ -86,11 +86,13 @@ def export(asked: Question, formats: Sequence[str], out: Path) -> list[Written]:
         out: folder of the files.
 
     Raises:
-        UsageError: it cannot be loaded, or a format cannot be made of it.
+        UsageError: it cannot be loaded, a format cannot be made of it, or the folder cannot be written to.
+        RunError: the disk is full.
         GateError: a file does not compute what it was made from; it is written, and named.
     """
     try:
-        written = _from_onnx(asked, formats, out) if is_onnx(asked.spec) else _from_network(asked, formats, out)
+        with writing(out):
+            written = _from_onnx(asked, formats, out) if is_onnx(asked.spec) else _from_network(asked, formats, out)
     except (ExportError, WeightsError) as error:
         raise UsageError(str(error)) from None
     if not all(one.parity.passed for one in written):
@@ -113,27 +115,37 @@ def _from_onnx(asked: Question, formats: Sequence[str], out: Path) -> list[Writt
         raise UsageError(f"{file} keeps tensors in other files; make it one file with onnx.save(onnx.load(...))")
     inputs = inputs_of(opened, None, asked.input_shapes)
     data = load(asked.data, root=asked.data_root, held_out=0) if asked.data else None
+    paths = {name: _free(out / f"{file.stem}{conversion.found(name).suffix}") for name in wanted}
+    floors = conversion.given_answers(opened, inputs, data)
     written = []
-    for name in wanted:
-        path = out / f"{file.stem}{conversion.found(name).suffix}"
+    for name, path in paths.items():
         artifact = conversion.convert(name, file, path, opened, data)
-        written.append(Written(artifact, conversion.compare(path, file, opened, inputs, data, dtype=artifact.dtype)))
+        parity = conversion.compare(path, file, opened, inputs, data, dtype=artifact.dtype, floors=floors)
+        written.append(Written(artifact, parity))
     return written
 
 
 def _from_network(asked: Question, formats: Sequence[str], out: Path) -> list[Written]:
     exporters = {name: conversion.found(name) for name in dict.fromkeys(formats)}
+    paths = {name: _free(out / f"model{exporter.suffix}") for name, exporter in exporters.items()}
     wanted, data = _request(asked)
     for name, exporter in exporters.items():
         if getattr(exporter, "calibrates", False) and data is None:
             raise UsageError(f"format {name} chooses its ranges of numbers by images; give them with --data")
     images = _images(wanted, data)
     written = []
-    for exporter in exporters.values():
-        artifact = exporter.export(wanted, out / f"model{exporter.suffix}")
+    for name, exporter in exporters.items():
+        artifact = exporter.export(wanted, paths[name])
         opened = session(artifact.path) if artifact.min_ort else exporter.load(artifact.path)
         written.append(Written(artifact, parity(opened, wanted.model, images(), dtype=artifact.dtype)))
     return written
+
+
+def _free(path: Path) -> Path:
+    """The path, unless it is a file that a run's report tells of."""
+    if path.exists() and (path.parent / "report.json").exists():
+        raise UsageError(f"{path} belongs to a run, whose report tells of it; choose another --out")
+    return path
 
 
 def _images(wanted: Request, data: Data | None) -> Any:

@@ -80,6 +80,8 @@ def prune_and_export_file(asked: Question, out: Path, display: Display | None = 
     opened = open_onnx(asked.file)
     _check(asked, opened)
     data = _images(asked.data, opened) if asked.data else None
+    if data:
+        conversion.check_images(opened, data)
     directory = RunDirectory(out)
     with directory.locked():
         if (directory.checkpoints / "dense.pt").exists():
@@ -133,6 +135,7 @@ def _work(work: Work) -> None:
     path = directory.path / COMPACT
     with work.stage("compact"):
         work.outcome = compact_file(asked.file, path, asked.input_shapes, round_channels=asked.round_channels)
+        work.notes += work.outcome.notes
         _place_given(work)
         if not work.outcome.removed:
             work.notes.append(f"Nothing was removed: no channel of {asked.file.name} is dead.")

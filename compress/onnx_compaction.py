@@ -3,8 +3,9 @@
 file -> network -> the same in ONNX Runtime? -> compact -> export -> the same in ONNX Runtime? -> file
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
+from compress.agreement import Output, nearness
 from compress.compaction import LayerChange, compact
 from compress.cost import macs, nonzero_count, weight_count
 from compress.errors import GateError, RunError, UsageError
 from compress.onnx_file import Array, OnnxFile, one_line, open_onnx, session
 from compress.onnx_import import OnnxGraph, OnnxNetwork, read_graph
 from compress.onnx_import.inputs import Input, draw, free_batch, inputs_of
-from compress.onnx_parity import UNEQUAL_WHOLE_NUMBERS, WIDEST, floors_of
+from compress.onnx_parity import floors_of
+from compress.run_directory import writing
 from compress.validate import TOLERANCES
+from compress_exporters._given import defaults_note
 from compress_exporters._network import Interface, network_to_onnx
 from compress_exporters._versions import min_ort, opset_of
 from compress_exporters.artifact import ExportError, write_atomically
@@ -58,6 +62,7 @@ class Outcome:
         proved: the error of the proof.
         proof_dtype: the number type of the proof: float64, or float32 where the file does not fit into memory twice.
         frozen: what had to stay, and why.
+        notes: what a user must know of the written file or of the comparison, one sentence each.
     """
 
     file: Path
@@ -78,6 +83,7 @@ class Outcome:
     proved: float
     proof_dtype: str
     frozen: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, round_channels: int = 1) -> Outcome:
@@ -90,10 +96,10 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         round_channels: keep channel counts at multiples of this where dead channels allow it.
 
     Raises:
-        UsageError: the file cannot be used, or holds what cannot be followed.
+        UsageError: the file cannot be used, holds what cannot be followed, or the new one cannot be written there.
         GateError: the file's network, or the new file, does not compute what the file computes.
         CompactionError: the narrower network cannot be proved equal.
-        RunError: the new file cannot be written.
+        RunError: the disk is full, or there is not enough memory.
     """
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"-o {out} is the given file itself; choose another name")
@@ -111,7 +117,8 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         raise UsageError(f"{file}: {failed}") from None
     except MemoryError:
         raise RunError(f"out of memory on {file}; give smaller sizes with --input-shape") from None
-    _write(out, data)
+    with writing(out):
+        write_atomically(out, lambda scratch: scratch.write_bytes(data))
     return Outcome(
         file=file,
         out=out,
@@ -131,14 +138,8 @@ def compact_file(file: Path, out: Path, input_shapes: Sequence[str] = (), *, rou
         proved=result.max_error_relative,
         proof_dtype=result.proof_dtype,
         frozen=tuple(_in_file(said) for said in result.frozen_operators),
+        notes=(*given.constant_outputs(), *(defaults_note(opened.model) if removed else ())),
     )
-
-
-def _write(out: Path, data: bytes) -> None:
-    try:
-        write_atomically(out, lambda scratch: scratch.write_bytes(data))
-    except OSError as failed:
-        raise RunError(f"{out} cannot be written: {failed.strerror}") from None
 
 
 class _Given:
@@ -152,6 +153,10 @@ class _Given:
         self._answers = [(feeds, _answers(self._runtime, feeds)) for feeds in _all_feeds(self.inputs)]
         if not any(answer.dtype.kind == "f" for answer in self._answers[0][1]):
             raise UsageError(f"{opened.path}: no output is a floating-point number, so nothing can be compared")
+        if not all(np.isfinite(a).all() for _, answers in self._answers for a in answers if a.dtype.kind == "f"):
+            raise UsageError(
+                f"{opened.path}: an output is infinite or no number on random inputs, so nothing can be compared"
+            )
         self.dtype = "float32"
         self.floors = floors_of(opened.model.SerializeToString(), self._answers)
 
@@ -181,8 +186,7 @@ class _Given:
         except Exception as error:  # torch on a foreign graph: no narrower base
             where = " ".join(getattr(error, "__notes__", ()))
             raise UsageError(f"{path}: cannot be run as a PyTorch network {where}: {one_line(error)}") from None
-        for (_, expected), answers in zip(self._answers, found, strict=True):
-            self._hold(expected, [answer.numpy() for answer in answers], f"{path}, read as a PyTorch network,")
+        self._hold(([answer.numpy() for answer in answers] for answers in found), f"{path}, read as a PyTorch network,")
         return network
 
     def exported(self, network: nn.Module) -> onnx.ModelProto:
@@ -207,7 +211,7 @@ class _Given:
         offered = [(value.name, value.type) for value in runtime.get_inputs()]
         if asked != offered:
             raise GateError(f"the new file takes {offered}, the given one {asked}; nothing is written")
-        return max(self._hold(expected, _answers(runtime, feeds), "the new file") for feeds, expected in self._answers)
+        return self._hold((_answers(runtime, feeds) for feeds, _ in self._answers), "the new file")
 
     def macs(self, before: nn.Module, after: nn.Module) -> tuple[int, int] | None:
         """Multiply-accumulates of one sample, where the only input is one of floating-point numbers."""
@@ -220,25 +224,40 @@ class _Given:
         except UsageError:  # the file fixes another batch than 1
             return None
 
+    def constant_outputs(self) -> Iterator[str]:
+        """Notes on outputs that are one number on every input tried: any network that gives it is equal."""
+        for place, value in enumerate(self._opened.outputs):
+            numbers = [answers[place] for _, answers in self._answers]
+            first = next((array.flat[0] for array in numbers if array.size), None)
+            if all((array == first).all() for array in numbers):
+                yield f"Output {value.name!r} is {first} on all random inputs, so that its equality says little."
+
     def _names(self) -> set[str]:
         return {entry.name for entry in self.inputs}
 
-    def _hold(self, expected: Sequence[Array], found: Sequence[Array], who: str) -> tuple[float, float]:
+    def _hold(self, found: Iterable[Sequence[Array]], who: str) -> tuple[float, float]:
+        """The largest error of an output, relative to its size, and what it may be; `found` holds answers by feed."""
         names = [value.name for value in self._opened.outputs]
+        outputs = [Output() for _ in names]
+        for (_, expected), answers in zip(self._answers, found, strict=True):
+            for name, output, want, got in zip(names, outputs, expected, answers, strict=True):
+                if want.shape != got.shape or want.dtype != got.dtype:
+                    raise GateError(
+                        f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
+                        f"{list(want.shape)}; nothing is written"
+                    )
+                output.add(want, got)
         worst = 0.0, TOLERANCES[self.dtype]
-        for name, want, got, floor in zip(names, expected, found, self.floors, strict=True):
-            if want.shape != got.shape or want.dtype != got.dtype:
-                raise GateError(
-                    f"{who} gives {got.dtype} {list(got.shape)} as {name!r}, ONNX Runtime gave {want.dtype} "
-                    f"{list(want.shape)}; nothing is written"
-                )
-            error, tolerance = difference(want, got, TOLERANCES[self.dtype], floor)
-            if not error <= tolerance:
+        for name, output, floor in zip(names, outputs, self.floors, strict=True):
+            gap, allowed = result = output.result(TOLERANCES[self.dtype], floor)
+            size = output.scale or 1.0
+            error, tolerance = math.nan if gap is None else gap / size, allowed / size
+            if nearness(result) > 1:
                 raise GateError(
                     f"parity failed: {who} differs from the given file in ONNX Runtime by {error:.3g} of the size of "
                     f"{name!r}, tolerance {tolerance:.3g}; nothing is written"
                 )
-            worst = max(worst, (error, tolerance) if want.dtype.kind == "f" else worst)
+            worst = max(worst, (error, tolerance) if not output.whole else worst)
         return worst
 
 
@@ -247,25 +266,6 @@ def _followed(opened: OnnxFile) -> OnnxGraph:
         return read_graph(opened)
     except UsageError as error:
         raise UsageError(f"{opened.path}: {error}") from None
-
-
-def difference(expected: Array, found: Array, tolerance: float, floor: float = 0.0) -> tuple[float, float]:
-    """The error of an output, and what it may be: of the largest number, or the share of unequal whole numbers.
-
-    What it may be is at least `floor`, which is in the output's own units.
-
-    >>> difference(np.array([1.0, 4.0]), np.array([1.0, 4.4]), 1e-5)[0].__round__(3)
-    0.1
-    """
-    if expected.dtype.kind != "f":
-        return float(np.mean(expected != found)) if expected.size else 0.0, UNEQUAL_WHOLE_NUMBERS
-    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
-        return float("nan"), tolerance
-    gap = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0)
-    scale = np.abs(expected).max(initial=0)
-    return float(gap / scale) if scale else float(gap), max(
-        tolerance, min(floor / scale, WIDEST)
-    ) if scale else tolerance
 
 
 def _all_feeds(inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:

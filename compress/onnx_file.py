@@ -128,7 +128,22 @@ def session(
 
 
 def predict(session: "onnxruntime.InferenceSession", images: Array) -> Array:
-    """First output of a model for normalised images, as float32.
+    """Scores of a model for normalised images: its first output of floating-point numbers, as float32.
+
+    Args:
+        session: of the model.
+        images: float32 NCHW, normalised; at least one.
+
+    Raises:
+        UsageError: they do not fit the model's input.
+    """
+    outputs = predict_all(session, images)
+    scores = next((output for output in outputs if output.dtype.kind == "f"), outputs[0])
+    return scores.astype(np.float32)
+
+
+def predict_all(session: "onnxruntime.InferenceSession", images: Array) -> list[Array]:
+    """All outputs of a model for normalised images.
 
     The images are brought into the form that the model takes: raw pixels where its input is uint8, and cut
     into its batch size, the last one padded, where that is fixed.
@@ -146,19 +161,21 @@ def predict(session: "onnxruntime.InferenceSession", images: Array) -> Array:
     else:
         feed = images.astype(FLOATS.get(entry.type, np.float32))
     wanted = entry.shape
-    size = wanted[0] if wanted and isinstance(wanted[0], int) else len(feed)
-    outputs = []
+    size = wanted[0] if wanted and isinstance(wanted[0], int) and wanted[0] > 0 else len(feed)
+    parts: list[list[Array]] = []
     for start in range(0, len(feed), size):
         part = feed[start : start + size]
         padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
         try:
-            outputs.append(session.run(None, {entry.name: padded})[0][: len(part)])
+            answers = [np.asarray(output) for output in session.run(None, {entry.name: padded})]
         except Exception as error:  # the runtime's errors share no base but Exception
             raise UsageError(
                 f"the model cannot run on images of shape {list(padded.shape)}: its input {entry.name!r} is "
                 f"{entry.type} {wanted} ({one_line(error)})"
             ) from None
-    return np.concatenate(outputs).astype(np.float32)
+        # what has no batch is given whole
+        parts.append([a[: len(part)] if a.shape[:1] == (size,) else a[None] for a in answers])
+    return [np.concatenate(output) for output in zip(*parts, strict=True)]
 
 
 def as_seen(session: "onnxruntime.InferenceSession", images: Array) -> Array:

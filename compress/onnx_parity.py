@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.agreement import Output, nearest_to_its_limit, nearness
 from compress.errors import UsageError
 from compress.onnx_file import FLOATS, Array, one_line, session
 from compress.onnx_import.inputs import Input, draw
@@ -21,9 +22,6 @@ usual the tolerance by type decides; it is less than the rounding where a Sigmoi
 Runtime computes 0.5 plus a rational function, 1.7e-7 off however small the result) or a deep network ends in Softmax.
 """
 
-WIDEST = 5e-3
-"""Of the output's size: what rounds worse than half precision cannot be compared at all."""
-
 Feeds = Mapping[str, Array]
 Answer = Callable[[Feeds], Sequence[Array]]
 """All outputs for one feed."""
@@ -32,9 +30,6 @@ SEEDS = (10, 11, 12, 13)
 """Others than compaction compares on."""
 BATCHES = (2, 2, 1, 5)
 """For each seed, where the batch is free."""
-
-UNEQUAL_WHOLE_NUMBERS = 1e-3
-"""Share of a whole-number output (an index of a largest element) that rounding may change."""
 
 
 def answers(runtime: "InferenceSession") -> Answer:
@@ -94,49 +89,26 @@ def random_parity(
     feeds = [draw(inputs, batch, seed) for seed, batch in zip(SEEDS, BATCHES, strict=True)]
     expected = [given(feed) for feed in feeds]
     found = [other(feed) for feed in feeds]
-    outputs = zip(zip(*expected, strict=True), zip(*found, strict=True), strict=False)
-    pairs = [list(zip(wants, gots, strict=True)) for wants, gots in outputs]
-    least = [*floors, *[0.0] * len(pairs)]
-    compared = [_compared(pair, TOLERANCES[dtype], floor) for pair, floor in zip(pairs, least, strict=False)]
-    worst, tolerance = max(compared, key=_nearness)
+    shared = min(len(expected[0]), len(found[0]))
+    outputs = [Output() for _ in range(shared)]
+    for wants, gots in zip(expected, found, strict=True):
+        for output, want, got in zip(outputs, wants, gots, strict=False):
+            output.add(want, got)
+    worst, tolerance = result = nearest_to_its_limit(outputs, TOLERANCES[dtype], floors)
     batched = any(entry.batched for entry in inputs)
     return Parity(
         max_abs=worst,
         tolerance=tolerance,
-        top1_agreement=_agreement(pairs),
+        top1_agreement=_agreement(expected, found),
         samples=sum(BATCHES) if batched else len(SEEDS),
-        passed=all(_nearness(one) <= 1 for one in compared),
+        passed=nearness(result) <= 1,
     )
 
 
-def _compared(pairs: Sequence[tuple[Array, Array]], tolerance: float, floor: float) -> tuple[float | None, float]:
-    """Largest difference and what it may be, of one output; for whole numbers, shares of unequal ones."""
-    for want, got in pairs:
-        if want.shape != got.shape:
-            raise UsageError(f"the outputs have shapes {got.shape} and {want.shape}; these are two different models")
-    if pairs[0][0].dtype.kind != "f":
-        unequal = max(float(np.mean(want != got)) if want.size else 0.0 for want, got in pairs)
-        return unequal, max(UNEQUAL_WHOLE_NUMBERS, tolerance)
-    wide = [(want.astype(np.float64), got.astype(np.float64)) for want, got in pairs]
-    if not all(np.isfinite(want).all() and np.isfinite(got).all() for want, got in wide):
-        return None, 0.0
-    scale = max(float(np.abs(want).max(initial=0)) for want, _ in wide)
-    # an output of zeros alone leaves no room, whatever is allowed of its size
-    allowed = max(tolerance * scale, min(floor, WIDEST * scale)) if scale else 0.0
-    return max(float(np.abs(want - got).max(initial=0)) for want, got in wide), allowed
-
-
-def _nearness(compared: tuple[float | None, float]) -> float:
-    """The difference as a share of what it may be; above 1 is a failure."""
-    found, tolerance = compared
-    if found is None:
-        return math.inf
-    return found / tolerance if tolerance else math.inf if found else 0.0
-
-
-def _agreement(outputs: Sequence[Sequence[tuple[Array, Array]]]) -> float | None:
+def _agreement(expected: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float | None:
     """Share of samples with the same largest entry, of the first output that is one row of scores a sample."""
-    for pairs in outputs:
-        if pairs[0][0].dtype.kind == "f" and pairs[0][0].ndim == 2 and pairs[0][0].shape[1] > 1:
-            return float(np.mean(np.concatenate([want.argmax(1) == got.argmax(1) for want, got in pairs])))
+    for place, first in enumerate(expected[0][: len(found[0])]):
+        if first.dtype.kind == "f" and first.ndim == 2 and first.shape[1] > 1:
+            same = [w[place].argmax(1) == g[place].argmax(1) for w, g in zip(expected, found, strict=True)]
+            return float(np.mean(np.concatenate(same)))
     return None

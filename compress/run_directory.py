@@ -28,6 +28,26 @@ files as they are."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what keeps a file, or a folder of files, from being written where a command line names it.
+
+    Raises:
+        RunError: the disk is full.
+        UsageError: it cannot be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise RunError(
+                f"no space left while writing {path} ({error.strerror}); free some and run the same command again"
+            ) from None
+        # said where a folder is to be made and a file has its name
+        reason = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror or error
+        raise UsageError(f"{path} cannot be written: {reason}; choose another place") from None
+
+
 def key_of(**parts: Any) -> str:
     """Key of a stage: SHA-256 of all it depends on, as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -2,15 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from compress.agreement import Output, nearest_to_its_limit, nearness
 from compress.errors import UsageError, nearest
-from compress.onnx_file import as_seen, predict
+from compress.onnx_file import as_seen, predict, predict_all
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -127,24 +128,36 @@ def parity(
 
     reference = copy.deepcopy(model).cpu().eval()
 
-    def run(images: Array) -> Array:
+    def run(images: Array) -> list[Array]:
         with torch.inference_mode():
-            return _array(reference(torch.tensor(images)))
+            return [_array(reference(torch.tensor(images)))]
 
     images = (_array(x) for x, _ in batches)
     return _compare(session, run, images if callable(session) else (as_seen(session, x) for x in images), dtype)
 
 
 def file_parity(
-    session: "InferenceSession", reference: "InferenceSession", batches: Batches, *, dtype: str = "float32"
+    session: "InferenceSession",
+    reference: "InferenceSession",
+    batches: Batches,
+    *,
+    dtype: str = "float32",
+    floors: Sequence[float] = (),
 ) -> Parity:
-    """Compare a file with a reference file; either may take raw pixels.
+    """Compare all outputs of a file with those of a reference file; either may take raw pixels.
+
+    Args:
+        session: of the file under test.
+        reference: of the other.
+        batches: images and labels; the labels are not read.
+        dtype: the least precise type computed in, a key of `TOLERANCES`.
+        floors: for each output, what its tolerance is at least (`compress.onnx_parity.floors_of`).
 
     Raises:
-        UsageError: no images, or images that do not fit one of the files.
+        UsageError: no images, or images that do not fit one of the files; or the outputs have other shapes.
     """
     images = (as_seen(reference, as_seen(session, _array(x))) for x, _ in batches)
-    return _compare(session, lambda x: predict(reference, x), images, dtype)
+    return _compare(session, lambda x: predict_all(reference, x), images, dtype, floors)
 
 
 def _answer(session: "InferenceSession | Predict", images: Array) -> Array:
@@ -152,28 +165,31 @@ def _answer(session: "InferenceSession | Predict", images: Array) -> Array:
 
 
 def _compare(
-    session: "InferenceSession | Predict", reference: Callable[[Array], Array], images: Iterable[Array], dtype: str
+    session: "InferenceSession | Predict",
+    reference: Callable[[Array], list[Array]],
+    images: Iterable[Array],
+    dtype: str,
+    floors: Sequence[float] = (),
 ) -> Parity:
-    worst = scale = agree = 0.0
-    finite, samples = True, 0
+    outputs: list[Output] = []
+    samples, agree = 0, [0.0]
     for batch in images:
-        found, expected = _answer(session, batch), reference(batch)
-        if found.shape != expected.shape:
-            raise UsageError(
-                f"the outputs have shapes {found.shape} and {expected.shape}; these are two different models"
-            )
-        finite = finite and bool(np.isfinite(found).all() and np.isfinite(expected).all())
-        with np.errstate(invalid="ignore"):
-            worst = max(worst, float(np.abs(found - expected).max(initial=0)))
-        scale = max(scale, float(np.abs(expected).max(initial=0)))
-        agree += float((_top(found) == _top(expected)).mean(1).sum())
+        found = [session(batch)] if callable(session) else predict_all(session, batch)
+        expected = reference(batch)
+        if len(found) != len(expected):
+            raise UsageError(f"one has {len(found)} outputs, the other {len(expected)}; these are two different models")
+        outputs = outputs or [Output() for _ in expected]
+        for output, want, got in zip(outputs, expected, found, strict=True):
+            output.add(want, got)
+        scores = next((i for i, want in enumerate(expected) if want.dtype.kind == "f"), None)
+        if scores is not None:
+            agree.append(float((_top(found[scores]) == _top(expected[scores])).mean(1).sum()))
         samples += len(batch)
     if not samples:
         raise UsageError("parity needs at least one image; none was given")
-    if not finite:
-        return Parity(None, 0.0, agree / samples, samples, passed=False)
-    tolerance = TOLERANCES[dtype] * scale
-    return Parity(worst, tolerance, agree / samples, samples, passed=worst <= tolerance)
+    worst, tolerance = result = nearest_to_its_limit(outputs, TOLERANCES[dtype], floors)
+    agreement = sum(agree) / samples if len(agree) > 1 else None
+    return Parity(worst, tolerance, agreement, samples, passed=nearness(result) <= 1)
 
 
 def _top(outputs: Array) -> Array:

@@ -4,14 +4,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from compress import conversion
 from compress.onnx_file import open_onnx
 from compress_exporters import Artifact, Request, find
+from compress_exporters.artifact import describe
 from tests.conftest import Project, invoke
+from tests.onnx_import.build import array, file_of
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +123,69 @@ def test_a_format_that_calibrates_asks_for_images(spec: str, run: Path, tmp_path
         (("ONNX", "--format", "onnx"), "is an ONNX file already; name other formats"),
         (("ONNX", "--opset", "18"), "weights, options, opset, batch and input type are the model's to say"),
         (("gone.onnx",), "gone.onnx: no such file"),
+        (("ONNX", "--data", "mnist"), "cannot run on images of shape [1, 1, 28, 28]"),
+        (("NAN", "--format", "ort"), "an output is infinite or no number on random inputs"),
     ],
 )
 def test_bad_words_are_answered_in_one_line(
     spec: str, run: Path, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    named = {"SPEC": spec, "RUN": run, "ONNX": run / "model.onnx", "EMPTY": tmp_path / "empty"}
+    nan = file_of(tmp_path, [helper.make_node("Log", ["x"], ["y"])], {"x": ("float32", ["n", 6])})
+    named = {"SPEC": spec, "RUN": run, "ONNX": run / "model.onnx", "EMPTY": tmp_path / "empty", "NAN": nan}
     ended = invoke("export", *(named.get(word, word) for word in words), "--out", tmp_path / "out")
     assert 2 == ended.exit_code, ended.output
     assert said in ended.stderr
     assert 1 == len(ended.stderr.splitlines())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("RUN",), ("ONNX", "--format", "sparse")])
+def test_the_files_of_a_run_are_not_written_over(run: Path, words: tuple[str, ...]) -> None:
+    """Its report has their hashes, sizes and figures."""
+    named = {"RUN": run, "ONNX": run / "model.onnx"}
+    before = {file: file.read_bytes() for file in run.glob("*.onnx")}
+    ended = invoke("export", *(named.get(word, word) for word in words), "--out", run)
+    assert 2 == ended.exit_code, ended.output
+    assert "belongs to a run, whose report tells of it; choose another --out" in ended.stderr
+    assert before == {file: file.read_bytes() for file in run.glob("*.onnx")}
+
+
+@pytest.mark.parametrize("words", [("SPEC", "--input-shape", "1,8,8"), ("ONNX", "--format", "ort")])
+def test_a_folder_that_cannot_be_made_is_bad_input(spec: str, run: Path, tmp_path: Path, words: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    named = {"SPEC": spec, "ONNX": run / "model.onnx"}
+    ended = invoke("export", *(named.get(word, word) for word in words), "--out", tmp_path / "file" / "out")
+    assert 2 == ended.exit_code, ended.output
+    assert "cannot be written: Not a directory; choose another place" in ended.stderr
+
+
+class LiesInTheLast(SimpleNamespace):
+    """A format that writes the file with another bias of the second output."""
+
+    def convert(self, onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
+        model = onnx.load(onnx_path)
+        model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.float32(1.001), "b"))
+        path.parent.mkdir()
+        onnx.save(model, path)
+        return describe(path, "fake", opset=18, min_ort="1.14")
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_every_output_is_compared_on_images_too(
+    user: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
+) -> None:
+    """The first output is the best class, the last a number beside it."""
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+        helper.make_node("ArgMax", ["y"], ["best"], axis=1, keepdims=0),
+        helper.make_node("Mul", ["y", "b"], ["z"]),
+    ]
+    constants = {"w": array(64, 4), "b": np.float32(1)}
+    path = file_of(tmp_path, nodes, {"x": ("float32", ["n", 1, 8, 8])}, ["best", "y", "z"], constants)
+    monkeypatch.setattr(conversion, "find", lambda name: LiesInTheLast(suffix=".fake.onnx"))
+    data = ("--data", f"{user.folder / 'data.py'}:factory") if images else ()
+    ended = invoke("export", path, "--format", "fake", *data, "--out", tmp_path / "out")
+    assert 3 == ended.exit_code, ended.output
+    assert "parity failed: max error" in ended.stderr

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import UsageError
-from compress.onnx_file import as_seen, one_line, open_onnx, predict, session
+from compress.onnx_file import as_seen, one_line, open_onnx, predict, predict_all, session
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -302,3 +302,24 @@ def test_damaged_bytes_open_or_are_refused_and_never_crash(tmp_path: Path) -> No
             refusals.append(str(error))
     assert len(refusals) > 100
     assert all(text.isprintable() for text in refusals)
+
+
+def test_scores_are_the_first_output_of_numbers_that_are_no_indices() -> None:
+    """As classifiers of other libraries give them: the class first, then how likely it is."""
+    graph = helper.make_graph(
+        [helper.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0), helper.make_node("Softmax", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 3])],
+        [
+            helper.make_tensor_value_info("best", TensorProto.INT64, [4]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 3]),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    opened = session(made.SerializeToString())
+    x = np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32)
+    expected = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    np.testing.assert_allclose(predict(opened, x), expected, rtol=1e-5)
+    best, likely = predict_all(opened, x)
+    np.testing.assert_array_equal(x.argmax(1), best)
+    assert ("int64", (10, 3)) == (best.dtype.name, likely.shape)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from compress.agreement import ENOUGH, SMALLEST, WIDEST, Output, nearness
 from compress.errors import UsageError
 from compress.onnx_file import open_onnx, session
 from compress.onnx_import.inputs import inputs_of
-from compress.onnx_parity import ROUNDING, WIDEST, answers, floors_of, random_parity
+from compress.onnx_parity import ROUNDING, answers, floors_of, random_parity
 from compress.validate import Parity
 from tests.onnx_import.build import array, file_of
 
@@ -86,3 +87,48 @@ def test_a_floor_never_allows_more_than_the_widest(tmp_path: Path) -> None:
     found = compared(scores(tmp_path / "a", weight), scores(tmp_path / "b", liar), floors=(0.0, 1e9))
     assert not found.passed
     assert found.tolerance < 100 * WIDEST
+
+
+def detector(folder: Path, weight: np.ndarray) -> Path:
+    """Boxes of hundreds and scores of ten-thousandths in one output, as detectors have them."""
+    folder.mkdir()
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["scores"]),
+        helper.make_node("Conv", ["x", "v"], ["boxes"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["y"], axis=1),
+    ]
+    constants = {"w": weight, "v": 100 * array(4, 3, 1, 1, seed=2)}
+    return file_of(folder, nodes, {"x": ("float32", ["n", 3, 8, 8])}, ["y"], constants)
+
+
+def test_two_small_channels_that_change_places_beside_large_ones_are_seen(tmp_path: Path) -> None:
+    weight = 1e-4 * array(3, 3, 1, 1)
+    given = detector(tmp_path / "a", weight)
+    swapped = detector(tmp_path / "b", weight[[1, 0, 2]].copy())
+    found = compared(given, swapped)
+    scale = float(np.abs(session(given).run(None, {"x": array(5, 3, 8, 8)})[0]).max())
+    assert not found.passed
+    assert found.max_abs is not None
+    assert SMALLEST < found.max_abs < 1e-5 * scale  # of the whole output it is nothing
+    rounded = detector(tmp_path / "c", weight * np.float32(1 + 1e-5))
+    assert compared(given, rounded).passed
+
+
+@pytest.mark.parametrize(("numbers", "off"), [(ENOUGH, True), (ENOUGH - 1, False)])
+def test_a_channel_of_few_numbers_says_nothing(numbers: int, off: bool) -> None:
+    """A score near zero on three samples rounds by more than its size."""
+    want = np.stack([np.full(numbers, 100), np.full(numbers, 1e-3)], 1).astype(np.float32)
+    output = Output()
+    output.add(want, want + np.array([0, 1e-4], np.float32))
+    assert off == (nearness(output.result(1e-5)) > 1)
+    assert nearness(output.result(5e-3)) < 1  # and in half precision nor does one of many
+
+
+def test_a_channel_is_judged_over_all_feeds_and_sizes_may_vary() -> None:
+    output, varying = Output(), Output()
+    for rows in (10, 60):
+        want = np.tile(np.array([[100, 1e-3]], np.float32), (rows, 1))
+        output.add(want, want * np.array([1, 1.1], np.float32))
+        varying.add(want[:, :, None].repeat(rows, 2), want[:, :, None].repeat(rows, 2))
+    assert nearness(output.result(1e-5)) > 1
+    assert nearness(varying.result(1e-5)) == 0

@@ -30,6 +30,8 @@ def summary(outcome: "Outcome", console: Console) -> None:
         proof = "the written file is the same model; zeros scattered over living channels stay"
     _print(console, Text.assemble((str(outcome.out), "bold green"), f": {verdict}"))
     _print(console, Text(proof))
+    for note in outcome.notes:
+        _print(console, Text(note))
     if outcome.removed:
         _table(console, ("", "given", "written", ""), _figures(outcome))
         lines = [(layer.name, *(_arrow(a, b) for a, b in _pairs(layer))) for layer in changed]

@@ -47,19 +47,21 @@ def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
     """Calibration images, cut into the batch that an ONNX file takes.
 
     Args:
-        model: of one image input.
+        model: of one image input, no initialiser among its inputs.
         images: as the file takes them, (n, ...): a tensor or an array; None draws normal numbers.
         limit: of images, spread evenly.
 
     Raises:
         ExportError: not one floating-point or uint8 input, or images of another shape.
     """
-    held = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in held]
-    kind = inputs[0].type.tensor_type
+    if len(model.graph.input) != 1:
+        raise ExportError(f"the file has {len(model.graph.input)} inputs; this format takes a file of one, of images")
+    (entry,) = model.graph.input
+    kind = entry.type.tensor_type
     shape: list[Any] = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
-    if len(inputs) != 1 or kind.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8) or not shape:
-        raise ExportError(f"the file has {len(inputs)} inputs; this format takes one of images, float32 or uint8")
+    if kind.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8) or not shape:
+        found = TensorProto.DataType.Name(kind.elem_type).lower()
+        raise ExportError(f"the input is {found} of shape {shape}; this format takes images, float32 or uint8")
     if images is None and None not in shape[1:]:
         images = np.random.default_rng(0).standard_normal((limit, *shape[1:]))
     array: Array = np.zeros(0) if images is None else np.asarray(images)
@@ -88,7 +90,7 @@ def upto(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
         nodes[::-1],
         "part",
         model.graph.input,
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [onnx.ValueInfoProto(name=name) for name in names],
         [tensor for tensor in model.graph.initializer if tensor.name in needed],
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -118,11 +120,29 @@ def run(
 
 
 def relative_error(found: Iterable[Sequence[Array]], expected: Iterable[Sequence[Array]]) -> float:
-    """Root mean square of the first output's error, relative to that of the expected output; infinite where NaN."""
-    a, b = (np.concatenate([outputs[0] for outputs in runs]).astype(np.float64) for runs in (found, expected))
-    scale = float(np.sqrt(np.mean(b * b)))
-    error = float(np.sqrt(np.mean((a - b) ** 2)))
-    return error / scale if scale > 0 and np.isfinite(error) else float(error > 0) and np.inf
+    """Root mean square of an output's error, relative to that of the expected output; of several, the largest.
+
+    Whole numbers, indices of classes for instance, have no size and are left out; infinite where an error is NaN.
+
+    Raises:
+        ExportError: no output is a floating-point number.
+    """
+    sums: dict[int, tuple[float, float]] = {}
+    for outputs, wanted in zip(found, expected, strict=True):
+        for i, (got, want) in enumerate(zip(outputs, wanted, strict=True)):
+            if want.dtype.kind == "f":
+                errors, sizes = sums.get(i, (0.0, 0.0))
+                gap, size = got.astype(np.float64) - want, want.astype(np.float64)
+                sums[i] = errors + float((gap * gap).sum()), sizes + float((size * size).sum())
+    if not sums:
+        raise ExportError("no output of the file is a floating-point number, so nothing can be compared")
+    return max(_share(errors, sizes) for errors, sizes in sums.values())
+
+
+def _share(errors: float, sizes: float) -> float:
+    if not math.isfinite(errors) or not math.isfinite(sizes):
+        return math.inf
+    return math.sqrt(errors / sizes) if sizes else math.inf if errors else 0.0
 
 
 @contextlib.contextmanager

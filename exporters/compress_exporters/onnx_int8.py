@@ -15,7 +15,7 @@ import bisect
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from onnx import numpy_helper
 from compress_exporters import onnx as dense
 from compress_exporters._bias_correction import correct
 from compress_exporters._calibration import feeds, file_feeds, import_path_kept, relative_error, run
+from compress_exporters._given import given, refusing
 from compress_exporters._images import Array
 from compress_exporters._quiet import quiet
 from compress_exporters._versions import lower_ir_version, min_ort, opset_of
@@ -83,14 +84,17 @@ def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
         calibration: images as the file takes them; up to 500 are used.
 
     Raises:
-        ExportError: as `export`; or the file takes no single image.
+        ExportError: as `export`; or the file takes no single image, is quantised, has control flow or no weights.
     """
     if calibration is None:
         raise ExportError("this format chooses ranges by images, and none were given")
-    with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
-        model = _folded(onnx_path, Path(scratch, "folded.onnx"))
-    images = file_feeds(model, calibration, RANGE_IMAGES)
-    return _write(model, images, file_feeds(model, calibration, _few(images[0].shape[1:])), path)
+    with refusing("onnx-int8"):
+        model, notes = given(onnx_path, "onnx-int8")
+        with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
+            model = _folded(model, Path(scratch, "folded.onnx"))
+        images = file_feeds(model, calibration, RANGE_IMAGES)
+        artifact = _write(model, images, file_feeds(model, calibration, _few(images[0].shape[1:])), path)
+        return replace(artifact, notes=(*artifact.notes, *notes))
 
 
 def _few(shape: Sequence[int]) -> int:
@@ -98,8 +102,8 @@ def _few(shape: Sequence[int]) -> int:
     return min(CORRECTION_IMAGES, max(1, CORRECTION_VALUES // math.prod(shape)))
 
 
-def _folded(onnx_path: Path, folded: Path) -> onnx.ModelProto:
-    """The file with normalisations folded into the convolutions before them, as our own exports have them."""
+def _folded(model: onnx.ModelProto, folded: Path) -> onnx.ModelProto:
+    """The model with normalisations folded into the convolutions before them, as our own exports have them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -107,7 +111,7 @@ def _folded(onnx_path: Path, folded: Path) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folded)
     try:
-        onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base but Exception
         raise ExportError(f"ONNX Runtime cannot read the file: {str(error).splitlines()[0]}") from error
     return onnx.load(folded)
@@ -118,9 +122,12 @@ def _write(model: onnx.ModelProto, images: list[Array], few: list[Array], path: 
         raise ExportError(f"int8 needs opset {OLDEST_OPSET} or later, the model has {opset_of(model)}; export it again")
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         model = _named(model)
+        work = _Work(model, images, few, Path(scratch))
+        if not work.layers():
+            raise ExportError("the model has no convolution and no linear layer to write in int8; use the format onnx")
         # The quantizer is given a file: it would write into a model in memory.
         onnx.save(model, Path(scratch, "float.onnx"))
-        int8, notes = _within_limit(_Work(model, images, few, Path(scratch)))
+        int8, notes = _within_limit(work)
     _tidy(int8)
     data = int8.SerializeToString(deterministic=True)
     write_atomically(path, lambda file: file.write_bytes(data))

@@ -24,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress_exporters import onnx as dense
+from compress_exporters._given import LISTED_ONLY, hold_defaults
 from compress_exporters._versions import min_ort, opset_of
 from compress_exporters.artifact import (
     Artifact,
@@ -65,7 +66,7 @@ def convert(onnx_path: Path, path: Path, calibration: object = None) -> Artifact
 
     Args:
         onnx_path: a self-contained ONNX file.
-        path: the file to write; may be the same.
+        path: the file to write; may be the same. Inputs with default values, which can be fed, stay as they are.
         calibration: not needed, the coding is lossless.
 
     Raises:
@@ -76,6 +77,8 @@ def convert(onnx_path: Path, path: Path, calibration: object = None) -> Artifact
     if opset < OLDEST_OPSET:
         raise ExportError(f"sparse coding needs opset {OLDEST_OPSET} or later, the model has {opset}; export it again")
     graph = model.graph
+    if model.ir_version < LISTED_ONLY:
+        hold_defaults(model)
     # Types of inner values can be inferred again, and cost bytes.
     graph.ClearField("value_info")
     decoders, kept = _decode_all(graph)

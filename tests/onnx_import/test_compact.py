@@ -312,9 +312,45 @@ def test_the_given_file_is_never_overwritten(tiny_file: Path, tmp_path: Path) ->
 
 def test_an_output_that_cannot_be_written(tiny_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = invoke("compact", tiny_file, "-o", tmp_path / "file" / "small.onnx")
-    assert 4 == ended.exit_code, ended.output
-    assert "cannot be written" in ended.stderr
+    for out, reason in ((tmp_path / "file" / "small.onnx", "Not a directory"), (tmp_path, "Is a directory")):
+        ended = invoke("compact", tiny_file, "-o", out)
+        assert 2 == ended.exit_code, ended.output
+        assert f"{out} cannot be written: {reason}" in ended.stderr
+    assert ["file"] == [found.name for found in tmp_path.iterdir()]
+
+
+def test_a_file_whose_own_answers_are_no_numbers_is_not_called_unequal(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Log", ["a"], ["y"])]
+    path = file_of(tmp_path, nodes, {"x": ("float32", ["n", 6])}, constants={"w": array(6, 3)})
+    ended = invoke("compact", path, "-o", tmp_path / "small.onnx")
+    assert 2 == ended.exit_code, ended.output
+    assert "an output is infinite or no number on random inputs, so nothing can be compared" in ended.stderr
+
+
+def test_an_output_of_zeros_may_round_to_zero(tmp_path: Path) -> None:
+    """PyTorch's Sigmoid far from its middle is not ONNX Runtime's 0."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Sub", ["a", "c"], ["b"]),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    constants = {"w": 1e-3 * array(6, 3), "c": np.float32(25)}
+    path = file_of(tmp_path, nodes, {"x": ("float32", ["n", 6])}, constants=constants)
+    assert 0 == runtime_says(path, {"x": array(2, 6)})[0].max()
+    ended = invoke("compact", path, "-o", tmp_path / "small.onnx")
+    assert 0 == ended.exit_code, ended.output
+    assert "Output 'y' is 0.0 on all random inputs, so that its equality says little." in one_line(ended.stdout)
+
+
+def test_inputs_with_a_default_that_become_constants_are_named(tiny_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_file)
+    tensors = list(model.graph.initializer)
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors)
+    onnx.save(model, tmp_path / "listed.onnx")
+    ended = invoke("compact", tmp_path / "listed.onnx", "-o", tmp_path / "small.onnx")
+    assert 0 == ended.exit_code, ended.output
+    assert f"can no longer be fed: {tensors[0].name}" in one_line(ended.stdout)
+    assert "no longer be fed" not in invoke("compact", tiny_file, "-o", tmp_path / "small.onnx").stdout
 
 
 def dead_head() -> nn.Module:
