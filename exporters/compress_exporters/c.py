@@ -1,8 +1,8 @@
 """C99: one self-contained file and its header, no heap and no dependency, for microcontrollers and anything else.
 
-Zeros cost nothing: weights are stored sparse where that is smaller, and only those are walked, eight columns of an
-output row at a time. Working memory is one arena that the caller provides; its size is in the header. One image at a
-time, float32, normalised, channels first.
+Zeros cost nothing: weights are stored sparse where that is smaller, and only those are walked, a vector of columns
+of an output row at a time. Working memory is one arena that the caller provides; its size is in the header. One
+image at a time, float32, normalised, channels first.
 
     cc -std=c99 -O3 -march=native -ffp-contract=fast -c model.c
 """

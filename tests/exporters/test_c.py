@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from compress_exporters import ExportError, Request, find
-from compress_exporters._c.host import FLAGS, build
+from compress_exporters._c.host import FLAGS, WARNINGS, build
 from compress_exporters._c.net import Buffer, place
 from compress_exporters._c.source import identifier, source_of
 
@@ -89,7 +89,7 @@ def test_every_operator_agrees_with_pytorch(name: str, share: float, tmp_path: P
     images = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
     expected = model(images).detach().reshape(3, -1).numpy()
     path = written(model, tmp_path)
-    for flags in (FLAGS, ("-std=c99", "-O1", "-DNET_PLAIN", "-Wall", "-Wextra", "-Werror")):
+    for flags in (FLAGS, *(("-std=c99", "-O1", f"-DNET_LANES={lanes}", *WARNINGS) for lanes in (0, 4))):
         np.testing.assert_allclose(answers(path, images, flags), expected, rtol=0, atol=2e-6 * abs(expected).max())
 
 

@@ -5,8 +5,9 @@ stride s, as s x s planes of every s-th row and column. After that the output ro
 
     y[r][:] = b + sum over its weights k   w[k] * x[at[k] + r * pitch : ][: width]
 
-so one stored offset a weight says all, and the inner loop runs along rows: eight columns are one vector, and the
-outputs of several rows stay in registers while all weights of the filter pass by.
+so one stored offset a weight says all, and the inner loop runs along rows: eight columns are one vector (four, where
+the processor has no wider ones), and the outputs of several rows stay in registers while all weights of the filter
+pass by.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ import numpy.typing as npt
 from compress_exporters._c.net import Array, Net, Value
 from compress_exporters._c.weights import Weights, weights_of
 
-LANES = 8
-_NEXT = ("k + 1", "k + 2", "k + 3")
+LANES = (8, 4)
+"""Floats of a vector: with AVX, and with what any other processor has. Wider ones than the processor's are slow: the
+compiler keeps them in memory."""
+
 ACCUMULATORS = 12
-"""Vectors of outputs in registers; 16 registers of AVX2 hold them with a weight and what is loaded."""
+"""Vectors of outputs in registers; 16 registers hold them with a weight and what is loaded."""
+
+_NEXT = ("k + 1", "k + 2", "k + 3")
 
 
 @dataclass(frozen=True)
@@ -158,16 +163,18 @@ const float v = (v0 + v1) + (v2 + v3);"""
     if weights.row and not (weights.places or weights.first or weights.scale):
         count = int(weights.high)
         lines += [
-            "#ifdef NET_VECTORS",
+            "#if NET_LANES",
             _indent(f"""const float *row = &{weights.value("0")};
-net_v8 a = {{0}}, c = {{0}};
+net_v a = {{0}}, c = {{0}};
 int k = 0;
-for (; k + 15 < {count}; k += 16) {{
-  a += *(const net_v8 *)(row + k) * *(const net_v8 *)(x + k);
-  c += *(const net_v8 *)(row + k + 8) * *(const net_v8 *)(x + k + 8);
+for (; k + 2 * NET_LANES - 1 < {count}; k += 2 * NET_LANES) {{
+  a += *(const net_v *)(row + k) * *(const net_v *)(x + k);
+  c += *(const net_v *)(row + k + NET_LANES) * *(const net_v *)(x + k + NET_LANES);
 }}
 a += c;
-float v = ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+float v = 0;
+for (int i = 0; i < NET_LANES; ++i)
+  v += a[i];
 for (; k < {count}; ++k)
   v += row[k] * x[k];"""),
             "#else",
@@ -189,11 +196,13 @@ def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activat
         _indent(weights.head),
     ]
     simple = _indent(_plain(weights, height, width, pitch))
-    if width >= LANES:
-        blocks = [_indent(_block(weights, width, pitch, *block)) for block in _vector_blocks(height, width)]
-        lines += ["#ifdef NET_VECTORS", *blocks, "#else", simple, "#endif"]
-    else:
-        lines.append(simple)
+    word = "#if"
+    for lanes in LANES:
+        if width >= lanes:
+            lines.append(f"{word} NET_LANES == {lanes}")
+            lines += [_indent(_block(weights, width, pitch, lanes, *b)) for b in _vector_blocks(height, width, lanes)]
+            word = "#elif"
+    lines += [simple] if word == "#if" else ["#else", simple, "#endif"]
     # The sums start from the bias, unless a scale has to come first.
     end = "q[i] * scale + b" if weights.scale else "q[i]"
     if weights.scale:
@@ -203,14 +212,14 @@ def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activat
     return "\n".join([*lines, "}"])
 
 
-def _vector_blocks(height: int, width: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
+def _vector_blocks(height: int, width: int, lanes: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
     """Blocks of outputs that stay in registers: first row, past the last row, rows at once, columns of the vectors.
 
-    A width that is no multiple of eight ends in a vector that overlaps the one before it.
+    A width that is no multiple of the lanes ends in a vector that overlaps the one before it.
     """
-    columns = [*range(0, width - LANES + 1, LANES)]
-    if width % LANES:
-        columns.append(width - LANES)
+    columns = [*range(0, width - lanes + 1, lanes)]
+    if width % lanes:
+        columns.append(width - lanes)
     blocks = []
     for i in range(0, len(columns), ACCUMULATORS):
         part = tuple(columns[i : i + ACCUMULATORS])
@@ -224,14 +233,16 @@ def _vector_blocks(height: int, width: int) -> list[tuple[int, int, int, tuple[i
     return blocks
 
 
-def _block(weights: Weights, width: int, pitch: int, first: int, end: int, rows: int, columns: tuple[int, ...]) -> str:
+def _block(
+    weights: Weights, width: int, pitch: int, lanes: int, first: int, end: int, rows: int, columns: tuple[int, ...]
+) -> str:
     names = [(f"a{r}_{c}", r, c) for r in range(rows) for c in columns]
     declare = ", ".join(f"{name} = start" for name, _, _ in names)
-    add = "\n    ".join(f"{name} += w * *(const net_v8 *)(p + {r * pitch + c});" for name, r, c in names)
-    store = "\n  ".join(f"*(net_v8 *)(q + r * {width} + {r * width + c}) = {name};" for name, r, c in names)
+    add = "\n    ".join(f"{name} += w * *(const net_v *)(p + {r * pitch + c});" for name, r, c in names)
+    store = "\n  ".join(f"*(net_v *)(q + r * {width} + {r * width + c}) = {name};" for name, r, c in names)
     return f"""for (int r = {first}; r < {end}; r += {rows}) {{
-  const net_v8 start = {{{", ".join(["first"] * LANES)}}};
-  net_v8 {declare};
+  const net_v start = {{{", ".join(["first"] * lanes)}}};
+  net_v {declare};
   for (int k = {weights.low}; k < {weights.high}; ++k) {{
     const float w = {weights.value()};
     const float *p = x + {weights.place()} + r * {pitch};

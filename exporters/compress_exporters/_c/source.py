@@ -37,10 +37,18 @@ HEAD = """\
 #include <stdint.h>
 #include <string.h>
 
-/* Rows are computed eight columns at a time where the compiler knows vectors; -DNET_PLAIN leaves that out. */
-#if defined(__GNUC__) && !defined(NET_PLAIN)
-#define NET_VECTORS
-typedef float net_v8 __attribute__((vector_size(32), aligned(4), may_alias));
+/* Rows are computed NET_LANES columns at a time where the compiler knows vectors; -DNET_LANES=0 leaves that out. */
+#ifndef NET_LANES
+#ifndef __GNUC__
+#define NET_LANES 0
+#elif defined(__AVX__)
+#define NET_LANES 8
+#else
+#define NET_LANES 4
+#endif
+#endif
+#if NET_LANES
+typedef float net_v __attribute__((vector_size(4 * NET_LANES), aligned(4), may_alias));
 #endif
 
 """
