@@ -14,11 +14,9 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.commands import COMMANDS, DENSE_OPTIONS
+from compress.commands import COMMANDS
 from compress.errors import CompressError, UsageError
-from compress.options import MEASURING, gate_options
-
-_DEFAULT_RECIPE = "lenet5-mnist"
+from compress.options import DEFAULT_RECIPE, gate_options
 
 
 class _Terminated(BaseException):
@@ -79,19 +77,6 @@ def main() -> None:
     Exit codes: 0 ok, 1 internal error, 2 bad input, 3 a gate or parity failed, 4 could not finish (resumable),
     130 / 143 interrupted (resumable).
     """
-
-
-_RECIPE_OPTIONS = {
-    **DENSE_OPTIONS,
-    "precision": "precision",
-    "formats": "export.formats",
-    "opset": "export.opset",
-    "batch": "export.batch",
-    "uint8_input": "export.uint8_input",
-    "app": "app.write",
-    **MEASURING,
-}
-"""Command-line option -> key of the recipe."""
 
 
 @main.command("prune-and-export")
@@ -237,9 +222,10 @@ def _prepared(recipe: str | None, assignments: tuple[str, ...], options: dict[st
         )
     if shapes:
         raise UsageError("--input-shape is for --model MODEL.onnx; a PyTorch model takes the images of --data")
+    from compress import question
     from compress.pipeline import prune_and_export
 
-    return partial(prune_and_export, _resolve(recipe, assignments, options))
+    return partial(prune_and_export, question.asked(recipe, assignments, options))
 
 
 def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
@@ -248,66 +234,8 @@ def _run_name(recipe: str | None, options: dict[str, Any]) -> str:
         return Path(options["model"]).stem
     parts = [options[name] for name in ("model", "data") if options[name]]
     if recipe or not parts:
-        return Path(recipe or _DEFAULT_RECIPE).stem
+        return Path(recipe or DEFAULT_RECIPE).stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts)).strip("-.")
-
-
-def _resolve(spec: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:
-    """The recipe with the command line's overrides."""
-    from compress import recipe_text
-
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    other_network = not spec and given.keys() & {"model", "data"}
-    table = {} if other_network else recipe_text.read(spec or _DEFAULT_RECIPE)
-    if (step := _one_step(given)) is not None:
-        table = {**table, "prune": [step]}
-    elif other_network:
-        raise UsageError(
-            "--model or --data without a recipe needs --method with a budget, such as --method admm --sparsity 0.9"
-        )
-    if "batch" in given and given["batch"] != "dynamic":
-        given["batch"] = int(given["batch"]) if given["batch"].isdigit() else given["batch"]
-    values = {_RECIPE_OPTIONS[name]: _plain(value) for name, value in given.items() if name in _RECIPE_OPTIONS}
-    return recipe_text.build(
-        recipe_text.override(table, {**values, **dict(map(recipe_text.parse_assignment, assignments))})
-    )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-
-
-def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
-    """The short form: one step from --method and its budget."""
-    forms = ("sparsity", "compression", "macs", "drop_points", "latency_budget")
-    budget: dict[str, Any] = {name: given[name] for name in forms if name in given}
-    if "latency_budget" in budget:
-        budget = {"latency": budget.pop("latency_budget"), "floor": 0.1, **budget}
-        given = {"units": "channel", **given}
-    elif budget and given.get("units") == "channel":
-        budget = {"ranking": "balanced", **budget}
-    rest: dict[str, Any] = {
-        name: given[name] for name in ("method", "units", "epochs", "round_channels") if name in given
-    }
-    if not budget and not rest and "finetune_epochs" not in given:
-        return None
-    if "method" not in given:
-        raise UsageError(
-            "--units, --epochs, --finetune-epochs and budgets belong to one step: "
-            "add --method, or use --set prune.0.KEY=VALUE"
-        )
-    if sum(name in given for name in forms) > 1 or not (budget or _needs_no_budget(given)):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in forms)
-        raise UsageError(f"--method needs one of {options}; got {' and '.join(budget) or 'none'}")
-    tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}
-    return {**rest, "budget": budget, **tune}
-
-
-def _needs_no_budget(given: dict[str, Any]) -> bool:
-    """A pattern is a budget of its own, and some methods do not prune."""
-    from compress import methods
-
-    return ":" in given.get("units", "") or not methods.find(given["method"]).meets_budget
 
 
 for _command in COMMANDS:

@@ -35,6 +35,9 @@ network_options = together(
 )
 
 
+DEFAULT_RECIPE = "lenet5-mnist"
+"""Of `compress prune-and-export` without words."""
+
 MEASURING = {
     "targets": "validate.targets",
     "threads": "validate.threads",

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress import __version__, cost, latency, methods, rounds, targets
-from compress.budget import Budget
+from compress import __version__, cost, latency, methods, rounds
 from compress.channel_units import ChannelUnits
 from compress.checkpoint import attributes_of, load_weights
 from compress.compaction import channel_groups, compact, restore
@@ -168,7 +167,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     step = run.recipe.prune[number]
     name, title = f"prune-{number}", f"prune-{number} {step.method} {step.units}"
     if step.budget.latency is not None:
-        step = step.model_copy(update={"budget": _timed(run, number, before)})
+        step = step.model_copy(update={"budget": latency.counts(run, number, before)})
     knobs = asdict(methods.build(step.method, step.knobs))
     depends = {
         "step": step.model_dump(mode="json", exclude={"round_channels", "method"}),
@@ -186,25 +185,6 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
         return _payload(run, task, before["attributes"], history)
 
     return run.stage(name, title, depends, work, step.rounds * (step.epochs + step.finetune.epochs))
-
-
-def _timed(run: Run, number: int, before: Payload) -> Budget:
-    """The step's budget of time as counts per layer, measured once per run directory."""
-    step, target = run.recipe.prune[number], run.recipe.validate_.targets[0]
-    multiple = step.round_channels
-    if multiple == 1 and ".onnx" in targets.find(target).SUFFIXES:
-        multiple = latency.BLOCK
-    key = key_of(network=run.key, budget=asdict(step.budget), target=target, multiple=multiple)[:12]
-
-    def choose() -> dict[str, Any]:
-        with run.display.stage(f"latency-{number} {step.budget.latency} on {target}", 0):
-            threads, tell = run.recipe.validate_.threads, run.display.piece
-            bench = latency.Bench(target, run.write, run.data.input_shape, threads, multiple, tell)
-            return latency.search(run.model(before), run.model(run.payloads["dense"]), step.budget, bench)
-
-    found = run.directory.decide(f"latency-{number}-{key}", choose)
-    run.latencies.append({"step": number, **found})
-    return replace(step.budget, latency=None, keep=found["keep"], floor=0.0, skip=())
 
 
 def compaction(run: Run, number: int, before: Payload) -> Payload:

@@ -12,20 +12,25 @@ step says ``round_channels`` otherwise.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from compress import targets
 from compress.budget import Budget, Goal
 from compress.errors import UsageError
 from compress.latency import table
 from compress.latency.bench import BLOCK, Bench, Took, Write, no_writer
 from compress.latency.laboratory import Candidate, Laboratory, Subject
 from compress.latency.table import Row
+from compress.run_directory import key_of
 
-__all__ = ["BLOCK", "Bench", "Write", "no_writer", "search"]
+if TYPE_CHECKING:  # which imports this module
+    from compress.stages import Payload, Run
+
+__all__ = ["Bench", "Write", "counts", "no_writer", "search"]
 
 SEARCHES = 8
 """Whole candidates measured, at most."""
@@ -33,6 +38,30 @@ NEAR = 1.02
 """A candidate may take this much longer than asked: less than a measurement varies."""
 CLOSE = 0.98
 """A candidate that takes this share of the time asked for, or more, ends the search."""
+
+
+def counts(run: "Run", number: int, before: "Payload") -> Budget:
+    """A step's budget of time as counts per layer, measured once per run directory.
+
+    Args:
+        run: what was found is added to its ``latencies``.
+        number: of the step.
+        before: the network it starts from.
+    """
+    step, checking = run.recipe.prune[number], run.recipe.validate_
+    target, multiple = checking.targets[0], step.round_channels
+    if multiple == 1 and ".onnx" in targets.find(target).SUFFIXES:
+        multiple = BLOCK
+    key = key_of(network=run.key, budget=asdict(step.budget), target=target, multiple=multiple)[:12]
+
+    def choose() -> dict[str, Any]:
+        with run.display.stage(f"latency-{number} {step.budget.latency} on {target}", 0):
+            bench = Bench(target, run.write, run.data.input_shape, checking.threads, multiple, run.display.piece)
+            return search(run.model(before), run.model(run.payloads["dense"]), step.budget, bench)
+
+    found = run.directory.decide(f"latency-{number}-{key}", choose)
+    run.latencies.append({"step": number, **found})
+    return replace(step.budget, latency=None, keep=found["keep"], floor=0.0, skip=())
 
 
 def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> dict[str, Any]:
