@@ -5,14 +5,11 @@ from dataclasses import dataclass
 
 from compress.report.fields import Report, clean, number, rows, sequence, text, value
 from compress.report.formats import UNKNOWN, count, listing, ms, percent, points, ratio, scientific, size, span
-from compress.report.words import accuracy_change, score
+from compress.report.words import NEARLY, accuracy_change, score
+from compress.targets import APART
 
 DENSE = "dense."
 """Beginning of the names of files of the unpruned network."""
-
-APART = 1.05
-"""Spreads are told apart by this factor. One run's do not hold where a session's memory lies: of six sessions of one
-file, by turns, the medians were up to 4 % apart (ResNet-20, one thread), their spreads at times too."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def speedup(report: Report, target: str, artifact: str) -> Report:
 
 
 def speedup_cell(found: Report) -> str:
-    """A speed-up with its spread; none where the spread covers 1, and a ratio of counts has no spread.
+    """A speed-up with its spread; none where the spread is not apart from 1, and a ratio of counts has no spread.
 
     >>> speedup_cell({"value": 2.0, "low": 1.9, "high": 2.1}), speedup_cell({"value": 1.02, "low": 0.96, "high": 1.1})
     ('2.00× (1.90 to 2.10×)', 'none (0.960 to 1.10×)')
@@ -100,7 +97,7 @@ def speedup_cell(found: Report) -> str:
     times, low, high = (number(found, key) for key in ("value", "low", "high"))
     if low is None or high is None:
         return UNKNOWN if times is None else f"{ratio(times)} (counted)"
-    return f"{'none' if low <= 1.0 <= high else ratio(times)} ({span(low, high)})"
+    return f"{ratio(times) if low > APART or high < 1 / APART else 'none'} ({span(low, high)})"
 
 
 def takes(measurement: Report) -> str:
@@ -227,10 +224,9 @@ def _fastest_timed(report: Report, target: str, timed: dict[str, float], dense: 
     if low is None or high is None:
         return f"Lowest median on {target}: {found}. No speed-up is claimed: it was not compared with {dense}."
     also = f" Equally fast within what was measured: {listing(equal)}." if equal else ""
-    if low <= 1.0 <= high:
-        return (
-            f"No speed-up on {target}: the spread of the fastest file, {found}, covers 1.0 ({span(low, high)}).{also}"
-        )
+    if low <= APART and high >= 1 / APART:
+        near = "covers 1.0" if low <= 1.0 <= high else NEARLY
+        return f"No speed-up on {target}: the spread of the fastest file, {found}, {near} ({span(low, high)}).{also}"
     if high < 1.0:
         slower = f"has {measured} the speed of {dense} ({span(low, high)})"
         return f"No speed-up on {target}: the fastest file, {found}, {slower}.{also}"

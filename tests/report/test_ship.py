@@ -98,6 +98,14 @@ def test_without_accuracies_the_smallest_file_is_named_and_that_is_said(many):
     [
         ({"low": 0.99, "high": 4.0}, "No speed-up on local: the spread of the fastest file"),
         ({"low": 1.0, "high": 4.0}, "No speed-up on local: the spread of the fastest file"),
+        (
+            {"low": 1.01, "high": 1.04},
+            "No speed-up on local: the spread of the fastest file, model.int8.onnx, 0.0400 ms, comes",
+        ),
+        (
+            {"low": 0.97, "high": 0.99},
+            "No speed-up on local: the spread of the fastest file, model.int8.onnx, 0.0400 ms, comes",
+        ),
         ({"value": 0.8, "low": 0.7, "high": 0.9}, "No speed-up on local: the fastest file, "),
         ({"low": None}, "Lowest median on local: model.int8.onnx, 0.0400 ms. No speed-up is claimed"),
         ({"artifact": "another"}, "Lowest median on local: model.int8.onnx, 0.0400 ms. No speed-up is claimed"),

@@ -63,6 +63,15 @@ def test_a_spread_over_one_is_no_speedup_whatever_the_flag_says(scattered, flag)
     assert "covers 1.0" in words.speed(scattered)
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.01, 1.2), (1.002, 1.018), (0.96, 0.99)])
+def test_what_two_sessions_of_one_file_differ_by_is_no_speedup(report, low, high):
+    report |= {"speedup": 1.02, "speedup_low": low, "speedup_high": high}
+    assert not words.speedup_claimed(report)
+    said = words.speed(report)
+    assert said.startswith("No speed-up is claimed: 1.02")
+    assert "comes within 5 % of 1.0" in said
+
+
 def test_a_slower_model_is_called_slower(report):
     report |= {"speedup": 0.8, "speedup_low": 0.76, "speedup_high": 0.85}
     assert words.speed(report).startswith("Slower: 0.800")
