@@ -74,7 +74,7 @@ class Written:
 
 def is_onnx(spec: str) -> bool:
     """Whether a command's argument names an ONNX file and not a model."""
-    return spec.lower().endswith(".onnx") or Path(spec).is_file()
+    return spec.lower().endswith(".onnx") or (Path(spec).is_file() and not spec.endswith(".py"))
 
 
 def export(asked: Question, formats: Sequence[str], out: Path) -> list[Written]:

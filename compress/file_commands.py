@@ -17,11 +17,12 @@ from compress.options import gate_options, network_options
 @click.option("--reference", type=click.Path(path_type=Path), help="ONNX file whose outputs it must reproduce.")
 @click.option("--min-accuracy", type=float, help="Gate: least accuracy, a fraction.")
 @click.option(
-    "--mean", help="Per channel, comma-separated, for pixels in 0..1.  [default: the file's, else the data's]"
+    "--mean",
+    help="Per channel, comma-separated, or one for all; for pixels in 0..1.  [default: the file's, else the data's]",
 )
-@click.option("--std", help="Per channel, comma-separated.")
+@click.option("--std", help="As --mean.")
 @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the model's input.  [default: from its shape]")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="ONNX Runtime's threads.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="ONNX Runtime's threads.")
 @gate_options
 def validate(model: str, weights: Path | None, assignments: tuple[str, ...], **options: Any) -> None:
     """Accuracy, latency and parity of an ONNX file from anyone, or of a checkpoint; exit code 3 where a gate fails.

@@ -1,6 +1,7 @@
 """``compress validate``: accuracy, latency and parity of an ONNX file from anyone."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -112,7 +113,11 @@ def session_for(opened: OnnxFile, data: Data, threads: int = 1) -> InferenceSess
 def normalisation(
     opened: OnnxFile, mean: str | None, std: str | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and std: the command line's, else what the file's metadata says, else None for the data's own."""
+    """Mean and std: the command line's, else what the file's metadata says, else None for the data's own.
+
+    Raises:
+        UsageError: only one of the two is given, or what is said is no numbers that images can be normalised by.
+    """
     given = [_numbers(name, text) for name, text in (("mean", mean), ("std", std))]
     if (given[0] is None) != (given[1] is None):
         raise UsageError("--mean and --std are given together; for pixels in 0..1 use --mean 0 --std 1")
@@ -120,9 +125,15 @@ def normalisation(
         return given[0], given[1]
     try:
         said = json.loads(opened.metadata["preprocessing"])
-        return tuple(map(float, said["mean"])), tuple(map(float, said["std"]))
-    except (KeyError, ValueError, TypeError):
+        shift, scale = tuple(map(float, said["mean"])), tuple(map(float, said["std"]))
+    except (KeyError, ValueError, TypeError, RecursionError):  # others write other things under this name
         return None, None
+    if len(shift) != len(scale) or not all(map(math.isfinite, shift)) or not all(0 < s < math.inf for s in scale):
+        raise UsageError(
+            f"{opened.path}: its metadata 'preprocessing' says mean {shift} and std {scale}, by which nothing can be "
+            "normalised; say what is right with --mean and --std (in prune-and-export --set data.mean and data.std)"
+        )
+    return shift, scale
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:

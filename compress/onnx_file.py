@@ -192,7 +192,7 @@ def _normalisation(session: "onnxruntime.InferenceSession") -> tuple[Array, Arra
     try:
         mean, std = (np.array(json.loads(labels[key]), np.float32) for key in ("input_mean", "input_std"))
         return mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise UsageError(
             "the model takes uint8 pixels and does not say how they are normalised "
             "(metadata input_mean and input_std); export it with this tool, or with a float input"
@@ -288,8 +288,11 @@ def _check_external(entry: dict[str, str], size: int, folder: Path) -> None:
     if not data.is_file():
         raise ValueError(f"has its data in {location!r}, which is not there")
     available = data.stat().st_size
-    offset = int(entry.get("offset", 0))
-    length = int(entry.get("length", available - offset))
+    try:
+        offset = int(entry.get("offset", 0))
+        length = int(entry.get("length", available - offset))
+    except ValueError:
+        raise ValueError(f"has no number as its place in {location!r}") from None
     if offset < 0 or length < 0 or offset + length > available:
         raise ValueError(f"lies at {offset} + {length} bytes of {location!r}, which has {available}")
     _expect(size, length, "bytes")

@@ -19,6 +19,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]  # ONNX Runtime crashes where the system gives it no more
 Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
@@ -169,7 +170,7 @@ class ValidateSection(Section):
     """Parity, accuracy and latency in ONNX Runtime."""
 
     targets: tuple[str, ...] = ("local",)
-    threads: Positive = 1
+    threads: Threads = 1
     warm_up: Count = 50
     repeats: Positive = 20
     seconds: Rate = 10.0

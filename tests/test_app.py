@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from torch import nn
 
 from compress import chromium, web_runtime
 from compress.app import stage
-from compress.app.bundle import _runtime, labels
-from compress.app.card import markdown
+from compress.app.bundle import TERMS, _runtime, labels
+from compress.app.card import made, markdown
 from compress.app.check import prove
 from compress.app.graph import AppModel, Preprocessing, build
 from compress.app.page import page
+from compress.app.templates import PROGRAMS, render
 from compress.data import Augment, Data, Reading, load
 from compress.errors import GateError
 from compress.onnx_file import predict, session
@@ -108,6 +110,41 @@ def test_the_card_says_what_the_report_says(run: Path) -> None:
     assert f"{100 * pruned['accuracy_low']:.2f} to {100 * pruned['accuracy_high']:.2f} %" in card
     assert "magnitude on element units, sparsity 0.8" in card
     assert f"{report['dense']['weights']:,} weights" in card
+
+
+def test_the_notice_names_the_terms_of_everything_in_the_bundle(run: Path) -> None:
+    notice = (run / "app/NOTICE.txt").read_text()
+    data = re.escape(report_of(run)["data"]["name"])
+    assert re.search(rf"the training data, {data}\. (MNIST's authors give|Its terms are not known)", notice)
+    for said in ("sample.pgm", "Apache License 2.0", "Microsoft Corporation"):
+        assert said in notice
+    assert "weights that training started from" not in notice
+    # the page holds onnxruntime-web, whose licence asks for its text
+    assert ("THE SOFTWARE IS PROVIDED" in notice) == (run / "app/web/index.html").exists()
+    others = {"weights": True, "sample": "sample.ppm", "runtime": "1.30.0", "c99": True}
+    assert "mnist. MNIST's authors give" in render("NOTICE.txt.j2", data="mnist", terms=TERMS["mnist"], **others)
+    notice = render("NOTICE.txt.j2", data="mine", terms="", **others)
+    for said in ("training data, mine. Its terms are not known", "weights that training", "web/index.html contains"):
+        assert said in notice
+
+
+def test_every_template_says_something() -> None:
+    folder = resources.files("compress.app.templates")
+    texts = ("README.md.j2", "MODEL_CARD.md.j2", "NOTICE.txt.j2", "web/index.html.j2")
+    assert all(len((folder / name).read_text()) > 200 for name in (*texts, *(set(PROGRAMS) - {"node/package.json"})))
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ({"latency": "0.5x"}, "channel units, latency 0.5x;"),
+        ({"keep": {"conv1": 3}}, "channel units, widths given layer by layer;"),
+        ({}, "channel units, no budget of its own;"),
+    ],
+)
+def test_the_card_names_every_form_of_budget(budget: dict[str, Any], says: str) -> None:
+    step = {"method": "pfec", "units": "channel", "epochs": 0, "finetune": {"epochs": 1}, "budget": budget}
+    assert says in made({"recipe": {"prune": [step]}, "seed": 0})[1]
 
 
 def test_the_card_of_a_failed_gate_says_so(run: Path, tmp_path: Path) -> None:
@@ -432,10 +469,17 @@ def test_python_reads_arrays_and_pictures_and_explains_what_it_cannot_read(
     np.save(tmp_path / "0.npy", pixels)
     image_module.fromarray(pixels).save(tmp_path / "0.png")
     program = run / "app/python/classify.py"
-    assert [expected[0]] * 2 == said([sys.executable, program, tmp_path / "0.npy", tmp_path / "0.png"])
+    image_module.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "16.png")  # the same grey in 16 bits
+    same = [tmp_path / name for name in ("0.npy", "0.png", "16.png")]
+    assert [expected[0]] * 3 == said([sys.executable, program, *same])
     (tmp_path / "cut.pgm").write_bytes(images[0].read_bytes()[:-1])
     (tmp_path / "not.png").write_bytes(b"nothing")
-    for name in ("cut.pgm", "not.png"):
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object))
+    np.save(tmp_path / "nothing.npy", np.zeros((0, 5, 3), np.uint8))
+    image_module.fromarray(pixels.astype(np.float32) / 255).save(tmp_path / "fractions.tif")
+    image_module.new("L", (14000, 14000)).save(tmp_path / "bomb.png")
+    absent = ("gone.png", "gone.pgm", "gone.npy")
+    for name in ("cut.pgm", "not.png", "object.npy", "nothing.npy", "fractions.tif", "bomb.png", *absent):
         ended = subprocess.run([sys.executable, program, tmp_path / name], capture_output=True, text=True, check=False)
         assert 1 == ended.returncode
         assert 1 == len(ended.stderr.splitlines())
@@ -570,6 +614,22 @@ def test_a_dropped_picture_is_classified(run: Path, digits: Data, opened: chromi
     }})()"""
     label, probability, _ = answer(run / "app/model.onnx", stored[0][0])
     assert opened.evaluate(drop).startswith(f"{label}  {100 * probability:.2f} %  ")
+
+
+@needs_browser
+def test_a_file_that_is_no_picture_leaves_no_answer_of_the_one_before(opened: chromium.Page) -> None:
+    opened.evaluate("document.getElementById('best').innerHTML = '<li>7  99.00 %</li>'")
+    drop = """(async () => {
+        const dropped = new DataTransfer();
+        dropped.items.add(new File(["text"], "digit.png", {type: "image/png"}));
+        document.getElementById("answer").textContent = "";
+        dispatchEvent(new DragEvent("drop", {dataTransfer: dropped, cancelable: true}));
+        while (!document.getElementById("answer").textContent) await new Promise(done => setTimeout(done, 20));
+        return document.getElementById("answer").textContent + document.getElementById("best").textContent;
+    })()"""
+    said = opened.evaluate(drop)
+    assert said.startswith("This does not work here: ")
+    assert "99.00 %" not in said
 
 
 @needs_browser

@@ -123,6 +123,7 @@ def test_a_format_that_calibrates_asks_for_images(spec: str, run: Path, tmp_path
         (("ONNX", "--format", "onnx"), "is an ONNX file already; name other formats"),
         (("ONNX", "--opset", "18"), "weights, options, opset, batch and input type are the model's to say"),
         (("gone.onnx",), "gone.onnx: no such file"),
+        (("NET.py",), "for your own write path/to/file.py:Name"),
         (("ONNX", "--data", "mnist"), "cannot run on images of shape [1, 1, 28, 28]"),
         (("NAN", "--format", "ort"), "an output is infinite or no number on random inputs"),
     ],
@@ -132,7 +133,14 @@ def test_bad_words_are_answered_in_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     nan = file_of(tmp_path, [helper.make_node("Log", ["x"], ["y"])], {"x": ("float32", ["n", 6])})
-    named = {"SPEC": spec, "RUN": run, "ONNX": run / "model.onnx", "EMPTY": tmp_path / "empty", "NAN": nan}
+    named = {
+        "SPEC": spec,
+        "RUN": run,
+        "ONNX": run / "model.onnx",
+        "EMPTY": tmp_path / "empty",
+        "NAN": nan,
+        "NET.py": spec.removesuffix(":Net"),
+    }
     ended = invoke("export", *(named.get(word, word) for word in words), "--out", tmp_path / "out")
     assert 2 == ended.exit_code, ended.output
     assert said in ended.stderr

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from compress.data import Reading, load
 from compress_exporters import Request, find
 from tests.conftest import Project, invoke
 
@@ -147,6 +148,7 @@ def test_another_layout_is_fed_as_it_wants(model: nn.Module, file: Path, data: s
         (["--mean", "half", "--std", "1"], "--mean wants numbers separated by commas, got 'half'"),
         (["--mean", "0,0", "--std", "1,1"], "one value for each of 1 channels"),
         (["--std", "0", "--mean", "0"], "std above 0"),
+        (["--threads", "100000"], "100000 is not in the range 1<=x<=1024"),
         (["--data", "synthetic"], "[4, 1, 28, 28]"),
         (["--reference", "gone.onnx"], "gone.onnx: no such file"),
         (["--min-accuracy", "nan"], "needs a number as its limit"),
@@ -177,3 +179,40 @@ def test_it_works_beside_a_folder_of_its_own_name(file: Path, data: str, tmp_pat
     (tmp_path / "with space and ü").mkdir()
     copy = shutil.copy(file, tmp_path / "with space and ü" / "model.onnx")
     assert 0 == invoke("validate", copy, "--data", data).exit_code
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ('{"mean": [0.5], "std": [0]}', "its metadata 'preprocessing' says mean (0.5,) and std (0.0,)"),
+        ('{"mean": [NaN], "std": [1]}', "by which nothing can be normalised; say what is right with --mean and --std"),
+        ('{"mean": [0.5, 0.5], "std": [1]}', "by which nothing can be normalised"),
+        ("[" * 200_000, None),
+        ('{"mean": "as usual"}', None),
+    ],
+    ids=["zero", "nan", "lengths", "deep", "words"],
+)
+def test_metadata_that_is_no_normalisation(
+    file: Path, data: str, tmp_path: Path, said: str, answer: str | None
+) -> None:
+    """Other tools may write anything under the name; only what looks like a normalisation must be one."""
+    model = onnx.load(file)
+    helper.set_model_props(model, {"preprocessing": said})
+    onnx.save(model, tmp_path / "m.onnx")
+    ended = invoke("validate", tmp_path / "m.onnx", "--data", data)
+    assert (2 if answer else 0) == ended.exit_code, ended.output
+    assert (answer or "") in ended.output
+
+
+def test_one_number_normalises_every_channel(tmp_path: Path) -> None:
+    """As the advice says: for pixels in 0..1 use --mean 0 --std 1."""
+    source = """
+import torch
+
+def factory():
+    x = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).reshape(4, 3, 2, 2)
+    return {"train": (x, torch.zeros(4, dtype=torch.int64)), "test": (x, torch.zeros(4, dtype=torch.int64))}
+"""
+    (tmp_path / "colours.py").write_text(source)
+    found = load(f"{tmp_path / 'colours.py'}:factory", reading=Reading(mean=(0.0,), std=(1.0,)))
+    assert ((0.0,) * 3, (1.0,) * 3) == (found.mean, found.std)

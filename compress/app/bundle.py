@@ -79,6 +79,7 @@ def contents(given: Ingredients) -> dict[str, bytes]:
             weights=bool(text(given.report, "recipe", "model", "weights")),
             sample=sample,
             runtime=clean(runtime.version) if runtime else "",
+            c99=bool(given.c_sources),
         ),
         "README.md": render(
             "README.md.j2",

@@ -51,12 +51,11 @@ def made(report: Report) -> list[str]:
         f"{text(train, 'lr')}, {started}, seed {text(report, 'seed')}."
     ]
     for step in rows(value(report, "recipe") or {}, "prune"):
-        budget = {
-            key: found
-            for key in ("sparsity", "compression", "macs", "drop_points")
-            if (found := text(step, "budget", key))
-        }
-        goal = ", ".join(f"{key} {found}" for key, found in budget.items()) or "no budget of its own"
+        forms = ("sparsity", "compression", "macs", "drop_points", "latency")
+        budget = [f"{key} {markdown(found)}" for key in forms if (found := text(step, "budget", key))]
+        if value(step, "budget", "keep"):
+            budget.append("widths given layer by layer")
+        goal = ", ".join(budget) or "no budget of its own"
         said.append(
             f"Pruning: {markdown(text(step, 'method'))} on {markdown(text(step, 'units'))} units, {goal}; "
             f"{text(step, 'epochs')} epochs and {text(step, 'finetune', 'epochs')} of masked retraining; then what the "

@@ -113,13 +113,14 @@ class Request:
 def normalisation(
     request: Request, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Choose mean and std, the request's own first, and check them.
+    """Choose mean and std, the request's own first, one number for all channels or one for each, and check them.
 
     Raises:
-        UsageError: not one value per channel, or a std that is not positive.
+        UsageError: another count of values, or a std that is not positive.
     """
     mean = tuple(float(v) for v in (request.reading.mean or mean))
     std = tuple(float(v) for v in (request.reading.std or std))
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
     if not (len(mean) == len(std) == channels):
         raise UsageError(
             f"data {request.name}: mean and std need one value for each of {channels} channels, "

@@ -23,20 +23,27 @@ BUNDLE = Path(__file__).resolve().parent.parent
 
 def read_image(path: Path) -> Any:
     """Pixels of an image file: uint8, shape (height, width, 1 or 3)."""
-    if path.suffix == ".npy":
-        return checked(path, np.load(path, allow_pickle=False))
-    if path.suffix in (".pgm", ".ppm"):
-        return checked(path, read_pnm(path))
     try:
-        from PIL import Image, ImageOps
+        if path.suffix == ".npy":
+            return checked(path, np.load(path, allow_pickle=False))
+        return checked(path, read_pnm(path) if path.suffix in (".pgm", ".ppm") else read_with_pillow(path))
     except ImportError:
         sys.exit(f"{path}: without Pillow only .npy, .pgm and .ppm are read; run: pip install pillow")
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return checked(path, np.asarray(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")))
-    except OSError as error:
+    except Exception as error:  # decoders of damaged files raise whatever they like
         sys.exit(f"{path}: not an image that can be read: {error}")
+
+
+def read_with_pillow(path: Path) -> Any:
+    """Pixels of what Pillow reads, upright; transparency is left out, and 16 bits become 8."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow itself would cut all above 255 off
+            return (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
+        if upright.mode in ("I", "F"):
+            raise ValueError("its numbers have 32 bits, and which of them is white is not known; save it with 8 or 16")
+        return np.asarray(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB"))
 
 
 def read_pnm(path: Path) -> Any:
@@ -56,7 +63,7 @@ def checked(path: Path, pixels: Any) -> Any:
     """Pixels of shape (height, width, channels)."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
         sys.exit(f"{path}: {pixels.dtype} of shape {pixels.shape}; 8-bit grey or RGB is read")
     return np.ascontiguousarray(pixels)
 
