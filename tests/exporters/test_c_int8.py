@@ -23,7 +23,7 @@ from compress_exporters._c.integer_weights import _stream, walk_of
 from compress_exporters._c.net import Net
 from compress_exporters._c.source import source_of
 from compress_exporters.c_int8 import SCHEME
-from compress_exporters.onnx_int8 import quantized
+from compress_exporters.onnx_int8 import Scheme, quantized
 from tests.exporters.integer_reference import integer_answer
 from tests.exporters.test_c import NETWORKS, answers, sparse
 
@@ -55,6 +55,9 @@ FLOAT = ("pools", "average with border", "normalisation first")
 CASES = {name: model for name, model in NETWORKS.items() if name not in FLOAT} | {
     "narrow": Narrow(),
     "pools behind": nn.Sequential(nn.Conv2d(4, 5, 3), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(100, 4)),
+    "pool of sums": nn.Sequential(
+        nn.Conv2d(4, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 3, 1), nn.MaxPool2d((3, 2))
+    ),
     "averages behind": nn.Sequential(nn.Conv2d(4, 5, 3), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.ReLU()),
     "clipped": nn.Sequential(
         nn.Conv2d(4, 5, 3), nn.ReLU6(), nn.Conv2d(5, 3, 3, groups=1), nn.Hardswish(), nn.Flatten()
@@ -131,6 +134,31 @@ def test_between_input_and_scores_all_is_integer(tmp_path: Path) -> None:
     steps = re.findall(r"static void net_\d+_(\w+)\((.*)\)\n", code)
     assert [("quantise", True), ("gemm", True)] == [(name, True) for name, words in steps if "float" in words]
     assert {"add", "conv", "convpad", "slice", "pad", "mean"} >= {name for name, _ in steps} - {"quantise", "gemm"}
+
+
+@needs_compiler
+def test_layers_may_stay_in_float_among_those_that_do_not(tmp_path: Path) -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(4, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 6, 3), nn.Flatten()), 0.5)
+    model.append(nn.Linear(12, 4))
+    dense.export(Request(model.eval(), SHAPE), tmp_path / "float.onnx")
+    images = calibration(SHAPE)
+    scheme = Scheme(("Conv",), seven_bits=False, signed=True)
+    graph, _ = quantized(onnx.load(tmp_path / "float.onnx"), images, images[:8], scheme)
+    path = as_c(graph, tmp_path / "net.c")
+    steps = re.findall(r"static void net_\d+_(\w+)\(const (\w+) .*, (\w+) \*", path.read_text())
+    assert {("linear", "float", "float"), ("conv", "int8_t", "int8_t")} <= set(steps)
+    given = torch.from_numpy(np.concatenate(images))
+    expected = model(given).detach().numpy()
+    assert abs(answers(path, given) - expected).max() < 0.03 * abs(expected).max()
+
+
+def test_what_a_pool_chooses_from_is_not_stored(tmp_path: Path) -> None:
+    graph = rounded(sparse(nn.Sequential(nn.Conv2d(4, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), 1.0), tmp_path)
+    source = source_of(graph, Path("net.c"))
+    assert "_pool(" not in source.code
+    # the image, the maxima, and the same as floats, which are the scores; 32 x 9 x 7 sums would be 2,016 more
+    assert 4 * source.arena <= 396 + 384 + 4 * (384 + 8)
+    assert source.macs == 32 * 36 * 8 * 6
 
 
 def test_the_arena_is_that_of_bytes(tmp_path: Path) -> None:

@@ -110,9 +110,17 @@ def convolution(
 
 
 def laid_out(
-    net: Net, label: str, x: Value, outputs: int, geometry: Geometry
+    net: Net, label: str, x: Value, outputs: int, geometry: Geometry, *, merges: bool = True
 ) -> tuple[Value, tuple[int, int, int], Places, Places]:
     """Lay the input of a convolution out.
+
+    Args:
+        net: the program.
+        label: of the function.
+        x: input (C, H, W).
+        outputs: filters.
+        geometry: sizes.
+        merges: whether rows that follow each other become one long row.
 
     Returns:
         The input; height and width of an output, and pitch of the input's rows; where a filter's weights read, from
@@ -122,7 +130,7 @@ def laid_out(
     pitch = geometry.plane[1]
     if geometry.staged:
         x = _stage(net, label, x, geometry)
-    if width == pitch:  # rows follow each other: one long row
+    if merges and width == pitch:
         height, width, pitch = 1, height * width, height * pitch
     first = np.repeat(np.arange(geometry.groups) * (x.size // geometry.groups), outputs // geometry.groups)
     return x, (height, width, pitch), geometry.places().reshape(-1), first

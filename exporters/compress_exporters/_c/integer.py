@@ -57,7 +57,7 @@ def _layer(node: Node, x: Value, weight: np.ndarray, scale: np.ndarray, geometry
     if scaled is None:
         return None
     start = start.astype(np.int64) - x.quant.zero * weights.sum(1)
-    layer = Layer(weight, start.astype(np.int32), scaled, node.finish.quant)
+    layer = Layer(weight, start.astype(np.int32), scaled, node.finish.quant, node.finish.pool)
     return convolution(node.net, node.op, x, layer, geometry)
 
 

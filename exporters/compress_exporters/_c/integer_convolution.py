@@ -5,6 +5,7 @@ Zeros of the input are not 0: the input's zero is taken into what the sums start
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -41,49 +42,67 @@ class Layer:
         start: what the sums start from, (O,).
         scaled: what becomes of them.
         quant: of the result; None for floats.
+        pool: height and width of the windows of which the largest sum alone becomes a result: as scaling keeps the
+            order, that is what a pool behind would give, and what it would choose from is never stored.
     """
 
     weight: npt.NDArray[np.int8]
     start: npt.NDArray[np.int32]
     scaled: Scaled
     quant: Quant | None
+    pool: tuple[int, int]
 
 
 def convolution(net: Net, label: str, x: Value, layer: Layer, geometry: Geometry) -> Value:
     """Emit a convolution of 8-bit integers (C, H, W)."""
-    x, (height, width, pitch), places, first = laid_out(net, label, x, len(layer.weight), geometry)
+    merges = layer.pool == (1, 1)
+    x, sizes, places, first = laid_out(net, label, x, len(layer.weight), geometry, merges=merges)
     walk = walk_of(net, layer.weight.reshape(len(layer.weight), -1), places, first)
-    net.macs += walk.count * geometry.out[0] * geometry.out[1]
+    shape = (len(layer.weight), geometry.out[0] // layer.pool[0], geometry.out[1] // layer.pool[1])
+    net.macs += walk.count * shape[1] * shape[2] * prod(layer.pool)
     body = f"""for (int o = 0; o < {len(layer.weight)}; ++o) {{
   const int32_t first = {net.signed("b", layer.start)}[o];
   const {layer.scaled.kind} factor = {layer.scaled.factor};
   const int8_t *from = x + {walk.first};
   {walk.head}
-{indented(_block(walk, (height, width, pitch), layer))}
+{indented(_block(walk, sizes, layer))}
 }}"""
-    return net.step(label, [x], (len(layer.weight), *geometry.out), body, layer.quant)
+    return net.step(label, [x], shape, body, layer.quant)
 
 
 def _block(walk: Walk, sizes: tuple[int, int, int], layer: Layer) -> str:
     """Outputs that stay in registers while all weights pass by; the last block overlaps the one before it."""
-    height, width, pitch = sizes
-    columns = _part(width, SUMS)
-    rows = _part(height, max(1, SUMS // columns))
+    (down, across), pitch = layer.pool, sizes[2]
+    height, width = sizes[0] // down, sizes[1] // across
+    columns = _part(width, max(1, SUMS // (down * across)))
+    rows = _part(height, max(1, SUMS // (columns * down * across)))
     kind = "int8_t" if layer.quant else "float"
-    names = [(f"a{r}_{c}", r, c) for r in range(rows) for c in range(columns)]
-    declare = ", ".join(f"{name} = first" for name, _, _ in names)
-    add = "\n      ".join(f"{name} += w * p[{r * pitch + c}];" for name, r, c in names)
-    store = "\n    ".join(f"to[{r * width + c}] = {layer.scaled.of(name, 'factor')};" for name, r, c in names)
+    windows = [(r, c) for r in range(rows) for c in range(columns)]
+    names = {
+        (r, c): [
+            (f"a{i}_{j}", i, j) for i in range(r * down, (r + 1) * down) for j in range(c * across, (c + 1) * across)
+        ]
+        for r, c in windows
+    }
+    sums = [sum for window in windows for sum in names[window]]
+    declare = ", ".join(f"{name} = first" for name, _, _ in sums)
+    add = "\n      ".join(f"{name} += w * p[{i * pitch + j}];" for name, i, j in sums)
+    largest = "".join(
+        f"if ({name} > {first}) {first} = {name};\n    "
+        for (first, _, _), *others in names.values()
+        for name, _, _ in others
+    )
+    store = "\n    ".join(f"to[{r * width + c}] = {layer.scaled.of(names[r, c][0][0], 'factor')};" for r, c in windows)
     return f"""{_over("r0", "r", height, rows)}
   {_over("i0", "i", width, columns)}
-    const int8_t *p = from + r * {pitch} + i;
+    const int8_t *p = from + r * {down * pitch} + i{f" * {across}" if across > 1 else ""};
     int32_t {declare};
     {walk.loop} {{
       {walk.step}
       {add}
     }}
     {kind} *to = y + (o * {height} + r) * {width} + i;
-    {store}
+    {largest}{store}
   }}
 }}"""
 

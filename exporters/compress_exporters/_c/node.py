@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,13 @@ class Finish:
         activation: C expression of ``@``.
         bounds: the same as limits, least and largest; None where it is more than that.
         quant: the 8-bit integers that it is asked for as, None for floats.
+        pool: height and width of the windows of which only the largest result is asked for.
     """
 
     activation: str = "@"
     bounds: tuple[float, float] | None = (-math.inf, math.inf)
     quant: Quant | None = None
+    pool: tuple[int, int] = (1, 1)
 
 
 def bounds_of(op: str, constants: list[float | None]) -> tuple[float, float] | None:
@@ -59,6 +61,10 @@ class Node:
         self.attributes = attributes
         self.finish = finish
         self.activation = finish.activation
+
+    def with_pool(self, pool: tuple[int, int]) -> "Node":
+        """The same, of whose result only the largest of every window is asked for."""
+        return Node(self.net, self.op, self.inputs, self.attributes, replace(self.finish, pool=pool))
 
     def value(self, index: int = 0) -> Value:
         """An input that is computed, as floats.

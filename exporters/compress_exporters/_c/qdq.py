@@ -83,3 +83,25 @@ def only_quantised(name: str, nodes: list[onnx.NodeProto]) -> bool:
         node.op_type == "QuantizeLinear" or (node.op_type in RENAMES and only_quantised(node.output[0], nodes))
         for node in readers
     )
+
+
+def pool_behind(net: Net, name: str, nodes: list[onnx.NodeProto]) -> tuple[list[int], tuple[int, int]] | None:
+    """A maximum over windows that touch and do not overlap, where nothing else reads a value once it is rounded.
+
+    Returns:
+        Numbers of the nodes from the value to the pool, and the window; None where there is no such pool.
+    """
+    chain: list[int] = []
+    for wanted in ("QuantizeLinear", "DequantizeLinear", "MaxPool"):
+        reader = next((i for i, node in enumerate(nodes) if name in node.input), None)
+        if reader is None or nodes[reader].op_type != wanted or net.consumers[name] != 1:
+            return None
+        chain.append(reader)
+        name = nodes[reader].output[0]
+    a = {entry.name: helper.get_attribute_value(entry) for entry in nodes[chain[-1]].attribute}
+    window = tuple(a["kernel_shape"])
+    plain = a.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not a.get("ceil_mode", 0)
+    apart = tuple(a.get("strides", (1, 1))) == window and set(a.get("dilations", (1,))) == {1}
+    if len(window) != 2 or not plain or not apart or any(a.get("pads", ())) or len(nodes[chain[-1]].output) > 1:
+        return None
+    return chain, (window[0], window[1])

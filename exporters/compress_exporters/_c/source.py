@@ -163,8 +163,14 @@ def _translate(net: Net, nodes: list[onnx.NodeProto]) -> None:
         joined = _activation_behind(net, node, nodes) if node.op_type in JOINED else None
         behind = None if joined is None else nodes[joined]
         finish = _finish(net, node, behind, nodes)
-        value = _value(Node(net, node.op_type, list(node.input), _attributes(node), finish), node)
-        net.values[(behind or node).output[0]] = value
+        made = Node(net, node.op_type, list(node.input), _attributes(node), finish)
+        last = behind or node
+        pool = qdq.pool_behind(net, last.output[0], nodes) if node.op_type == "Conv" and finish.quant else None
+        value = _integer(made.with_pool(pool[1])) if pool else None
+        if pool and value:
+            last = nodes[pool[0][-1]]
+            done.update(pool[0])
+        net.values[last.output[0]] = value or _value(made, node)
         if joined is not None:
             done.add(joined)
 
@@ -178,13 +184,15 @@ def _value(node: Node, written: onnx.NodeProto) -> Value:
         return node.tensor()
     if written.domain or node.op not in known():
         raise ExportError(f"operator {node.op} is not written as C; known: {', '.join(known())}")
-    read = [node.net.values[name] for name in node.inputs if name in node.net.values]
-    if node.op in _INTEGER and read and all(value.quant for value in read):
-        value = _INTEGER[node.op](node)
-        if value is not None:
-            return value
-    result: Value = (_FLOAT | _MOVEMENT)[node.op](node)
+    result: Value = _integer(node) or (_FLOAT | _MOVEMENT)[node.op](node)
     return result
+
+
+def _integer(node: Node) -> Value | None:
+    """The result of a node in integers; None where it has no such form."""
+    read = [node.net.values[name] for name in node.inputs if name in node.net.values]
+    integers = node.op in _INTEGER and bool(read) and all(value.quant for value in read)
+    return _INTEGER[node.op](node) if integers else None
 
 
 def _finish(net: Net, node: onnx.NodeProto, joined: onnx.NodeProto | None, nodes: list[onnx.NodeProto]) -> Finish:
