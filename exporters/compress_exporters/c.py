@@ -27,22 +27,30 @@ def export(request: Request, path: Path) -> Artifact:
     Raises:
         ExportError: as `compress_exporters.onnx.export`, or an operator has no C; it is named.
     """
-    return write(request, path, int8=False)
-
-
-def write(request: Request, path: Path, *, int8: bool) -> Artifact:
-    """Write the model as C, its weights as float32 or as 8-bit integers."""
     with scratch_beside(path) as scratch:
         dense.export(Request(request.model, request.input_shape, 1, request.opset), scratch)
         model = onnx.load(scratch)
+    return write(model, request, path, "float32")
+
+
+def write(model: onnx.ModelProto, request: Request, path: Path, dtype: str, notes: tuple[str, ...] = ()) -> Artifact:
+    """Write a graph of batch 1 as C.
+
+    Args:
+        model: the graph.
+        request: that it was made for.
+        path: of the .c file.
+        dtype: what it computes in.
+        notes: what is known of it.
+    """
     title = (
         f"{request.metadata.get('producer', 'compress')}: a network as C, see the functions at the end of the .c file"
     )
-    source = source_of(model, path, int8=int8, title=title.replace("*/", ""))
+    source = source_of(model, path, title=title.replace("*/", ""))
     write_atomically(path.with_suffix(".h"), lambda file: file.write_text(source.header, "utf-8"))
     write_atomically(path, lambda file: file.write_text(source.code, "utf-8"))
     note = f"working memory {4 * source.arena} bytes; {source.macs} multiply-accumulates"
-    return describe(path, "c-int8" if int8 else "c", dtype="int8" if int8 else "float32", notes=(note,))
+    return describe(path, "c" if dtype == "float32" else "c-int8", dtype=dtype, notes=(note, *notes))
 
 
 def load(path: Path) -> Predict:

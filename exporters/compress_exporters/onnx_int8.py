@@ -58,6 +58,22 @@ OPERATORS = (
 """What computes in int8; others, Softmax and normalisations for instance, lose too much and stay in float32."""
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """What is kept as 8-bit integers, and how.
+
+    Attributes:
+        operators: what computes in int8.
+        seven_bits: weights use 7 of their 8 bits.
+        signed: activations are signed.
+    """
+
+    operators: tuple[str, ...] = OPERATORS
+    seven_bits: bool = True
+    # Signed activations fall back to float kernels on x86 (measured: slower than the float file).
+    signed: bool = False
+
+
 def export(request: Request, path: Path) -> Artifact:
     """Write the model as an int8 ONNX file.
 
@@ -72,7 +88,7 @@ def export(request: Request, path: Path) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         dense.export(request, Path(scratch, "given.onnx"))
         model = onnx.load(Path(scratch, "given.onnx"))
-        return _write(model, feeds(request, RANGE_IMAGES), feeds(request, _few(request.input_shape)), path)
+        return _write(model, feeds(request, RANGE_IMAGES), feeds(request, images_to_correct(request.input_shape)), path)
 
 
 def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
@@ -93,11 +109,11 @@ def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:
         with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
             model = _folded(model, Path(scratch, "folded.onnx"))
         images = file_feeds(model, calibration, RANGE_IMAGES)
-        artifact = _write(model, images, file_feeds(model, calibration, _few(images[0].shape[1:])), path)
+        artifact = _write(model, images, file_feeds(model, calibration, images_to_correct(images[0].shape[1:])), path)
         return replace(artifact, notes=(*artifact.notes, *notes))
 
 
-def _few(shape: Sequence[int]) -> int:
+def images_to_correct(shape: Sequence[int]) -> int:
     """Images that biases are corrected on."""
     return min(CORRECTION_IMAGES, max(1, CORRECTION_VALUES // math.prod(shape)))
 
@@ -118,22 +134,40 @@ def _folded(model: onnx.ModelProto, folded: Path) -> onnx.ModelProto:
 
 
 def _write(model: onnx.ModelProto, images: list[Array], few: list[Array], path: Path) -> Artifact:
+    int8, notes = quantized(model, images, few, Scheme())
+    data = int8.SerializeToString(deterministic=True)
+    write_atomically(path, lambda file: file.write_bytes(data))
+    opset = opset_of(int8)
+    release = min_ort(opset, int8.ir_version)
+    return describe(path, "onnx-int8", opset=opset, min_ort=release, dtype="int8", notes=notes)
+
+
+def quantized(
+    model: onnx.ModelProto, images: list[Array], few: list[Array], scheme: Scheme
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A float32 graph in QDQ form, and notes on how far its outputs are off.
+
+    Args:
+        model: of one image input; may be changed.
+        images: for ranges and for the error, one array for each inference.
+        few: for what is run often.
+        scheme: what becomes integers.
+
+    Raises:
+        ExportError: opset below 13; or no choice of layers keeps the outputs within `LIMIT`.
+    """
     if opset_of(model) < OLDEST_OPSET:
         raise ExportError(f"int8 needs opset {OLDEST_OPSET} or later, the model has {opset_of(model)}; export it again")
     with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         model = _named(model)
-        work = _Work(model, images, few, Path(scratch))
+        work = _Work(model, images, few, Path(scratch), scheme)
         if not work.layers():
             raise ExportError("the model has no convolution and no linear layer to write in int8; use the format onnx")
         # The quantizer is given a file: it would write into a model in memory.
         onnx.save(model, Path(scratch, "float.onnx"))
         int8, notes = _within_limit(work)
     _tidy(int8)
-    data = int8.SerializeToString(deterministic=True)
-    write_atomically(path, lambda file: file.write_bytes(data))
-    opset = opset_of(int8)
-    release = min_ort(opset, int8.ir_version)
-    return describe(path, "onnx-int8", opset=opset, min_ort=release, dtype="int8", notes=notes)
+    return int8, notes
 
 
 @dataclass(frozen=True)
@@ -145,12 +179,14 @@ class _Work:
         images: for ranges and for the error.
         few: for what is run often.
         scratch: folder with the model as float.onnx, and for the ranges once found.
+        scheme: what becomes integers.
     """
 
     model: onnx.ModelProto
     images: list[Array]
     few: list[Array]
     scratch: Path
+    scheme: Scheme
 
     def layers(self) -> list[onnx.NodeProto]:
         """Operators with weights of their own."""
@@ -234,11 +270,10 @@ def _quantize(work: _Work, **choice: list[str]) -> onnx.ModelProto:
             file,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(OPERATORS),
+            op_types_to_quantize=list(work.scheme.operators),
             per_channel=True,
-            reduce_range=True,
-            # Signed activations fall back to float kernels on x86 (measured: slower than the float file).
-            activation_type=quantization.QuantType.QUInt8,
+            reduce_range=work.scheme.seven_bits,
+            activation_type=quantization.QuantType.QInt8 if work.scheme.signed else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
             calibration_cache_path=work.scratch / "ranges.json",

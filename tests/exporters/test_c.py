@@ -123,14 +123,6 @@ def test_any_convolution_agrees_with_pytorch(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@needs_compiler
-def test_eight_bits_cost_a_rounding_and_save_three_quarters(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    full, small = written(net, tmp_path, "c", (3, 12, 10)), written(net, tmp_path, "c-int8", (3, 12, 10))
-    expected = answers(full, images)
-    error = abs(answers(small, images) - expected).max() / abs(expected).max()
-    assert 1e-5 < error < 0.02
-
-
 def test_weights_are_sparse_where_that_is_smaller(tmp_path: Path) -> None:
     for share, stored in ((0.2, True), (1.0, False)):
         code = written(sparse(nn.Conv2d(4, 16, 3), share), tmp_path).read_text()
@@ -163,21 +155,26 @@ def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         written(model, tmp_path)
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 8), st.integers(0, 4)), max_size=20))
-def test_buffers_that_live_at_once_lie_apart(entries: list[tuple[int, int, int]]) -> None:
-    buffers = [Buffer(size, first, first + length) for size, first, length in entries]
+sizes = st.tuples(st.integers(1, 50), st.integers(0, 8), st.integers(0, 4), st.sampled_from([1, 4]))
+
+
+@given(st.lists(sizes, max_size=20))
+def test_buffers_that_live_at_once_lie_apart(entries: list[tuple[int, int, int, int]]) -> None:
+    buffers = [Buffer(size, first, first + length, each) for size, first, length, each in entries]
     arena = place(buffers)
     for i, one in enumerate(buffers):
         assert 0 <= one.offset
-        assert one.offset + one.size <= arena
+        assert one.offset + one.size * one.each <= arena
+        assert one.offset % 4 == 0
         for other in buffers[:i]:
             if one.first <= other.last and other.first <= one.last:
-                assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
+                apart = one.offset + one.size * one.each <= other.offset
+                assert apart or other.offset + other.size * other.each <= one.offset
 
 
 def test_a_buffer_is_used_again() -> None:
     buffers = [Buffer(100, i, i + 1) for i in range(10)]
-    assert place(buffers) < 300
+    assert place(buffers) < 4 * 300
 
 
 @needs_compiler

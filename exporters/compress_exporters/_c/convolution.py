@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress_exporters._c.net import Array, Net, Value
-from compress_exporters._c.weights import Weights, weights_of
+from compress_exporters._c.weights import Places, Weights, weights_of
 
 LANES = (8, 4)
 """Floats of a vector: with AVX, and with what any other processor has. Wider ones than the processor's are slow: the
@@ -98,15 +98,8 @@ def convolution(
         geometry: sizes.
         activation: C expression of ``@``.
     """
-    height, width = geometry.out
-    pitch = geometry.plane[1]
-    if geometry.staged:
-        x = _stage(net, label, x, geometry)
-    if width == pitch:  # rows follow each other: one long row
-        height, width, pitch = 1, height * width, height * pitch
-    per_group = len(weight) // geometry.groups
-    first = np.repeat(np.arange(geometry.groups) * (x.size // geometry.groups), per_group)
-    weights = weights_of(net, weight.reshape(len(weight), -1), geometry.places().reshape(-1), first)
+    x, (height, width, pitch), places, first = laid_out(net, label, x, len(weight), geometry)
+    weights = weights_of(net, weight.reshape(len(weight), -1), places, first)
     net.macs += weights.count * geometry.out[0] * geometry.out[1]
     b = f"{net.floats('b', bias)}[o]"
     if height * width == 1:
@@ -114,6 +107,33 @@ def convolution(
     else:
         body = _maps(weights, (len(weight), height, width, pitch), b, activation)
     return net.step(label, [x], (len(weight), *geometry.out), body)
+
+
+def laid_out(
+    net: Net, label: str, x: Value, outputs: int, geometry: Geometry, *, merges: bool = True
+) -> tuple[Value, tuple[int, int, int], Places, Places]:
+    """Lay the input of a convolution out.
+
+    Args:
+        net: the program.
+        label: of the function.
+        x: input (C, H, W).
+        outputs: filters.
+        geometry: sizes.
+        merges: whether rows that follow each other become one long row.
+
+    Returns:
+        The input; height and width of an output, and pitch of the input's rows; where a filter's weights read, from
+        its first input; the first input of every output.
+    """
+    height, width = geometry.out
+    pitch = geometry.plane[1]
+    if geometry.staged:
+        x = _stage(net, label, x, geometry)
+    if merges and width == pitch:
+        height, width, pitch = 1, height * width, height * pitch
+    first = np.repeat(np.arange(geometry.groups) * (x.size // geometry.groups), outputs // geometry.groups)
+    return x, (height, width, pitch), geometry.places().reshape(-1), first
 
 
 def linear(net: Net, label: str, x: Value, weight: Array, bias: Array, activation: str) -> Value:
@@ -128,7 +148,9 @@ def _stage(net: Net, label: str, x: Value, g: Geometry) -> Value:
     """The input with its border, as one plane for every phase of the stride."""
     (height, width), (down, across) = g.plane, g.phases
     planes = g.channels * down * across
-    lines = [f"memset(y, 0, {planes * height * width} * sizeof *y);", f"for (int c = 0; c < {g.channels}; ++c) {{"]
+    border = x.quant.zero if x.quant else 0
+    lines = [f"memset(y, {border}, {planes * height * width} * sizeof *y);"]
+    lines.append(f"for (int c = 0; c < {g.channels}; ++c) {{")
     for py in range(down):
         for px in range(across):
             rows, columns = _inside(g, 0, py), _inside(g, 1, px)
@@ -138,7 +160,7 @@ def _stage(net: Net, label: str, x: Value, g: Geometry) -> Value:
     for (int i = {columns[0]}; i < {columns[1]}; ++i)
       y[c * {down * across * height * width} + {plane} + r * {width} + i]
         = x[{row} + i * {g.stride[1]} + {px - g.pad[1]}];""")
-    return net.step(f"{label}pad", [x], (planes, height, width), "\n".join([*lines, "}"]))
+    return net.step(f"{label}pad", [x], (planes, height, width), "\n".join([*lines, "}"]), x.quant)
 
 
 def _inside(g: Geometry, axis: int, phase: int) -> tuple[int, int]:
@@ -150,8 +172,8 @@ def _inside(g: Geometry, axis: int, phase: int) -> tuple[int, int]:
 
 def _dots(weights: Weights, outputs: int, bias: str, activation: str) -> str:
     """Outputs of one number each; four sums at a time, because one would wait for itself."""
-    lines = [f"for (int o = 0; o < {outputs}; ++o) {{", _indent(weights.head)]
-    terms = [f"v{i} += (float){weights.value(k)} * x[{weights.place(k)}];" for i, k in enumerate(("k", *_NEXT))]
+    lines = [f"for (int o = 0; o < {outputs}; ++o) {{", indented(weights.head)]
+    terms = [f"v{i} += {weights.value(k)} * x[{weights.place(k)}];" for i, k in enumerate(("k", *_NEXT))]
     simple = f"""float v0 = 0, v1 = 0, v2 = 0, v3 = 0;
 int k = {weights.low};
 for (; k + 3 < {weights.high}; k += 4) {{
@@ -160,11 +182,11 @@ for (; k + 3 < {weights.high}; k += 4) {{
 for (; k < {weights.high}; ++k)
   {terms[0]}
 const float v = (v0 + v1) + (v2 + v3);"""
-    if weights.row and not (weights.places or weights.first or weights.scale):
+    if weights.row and not (weights.places or weights.first):
         count = int(weights.high)
         lines += [
             "#if NET_LANES",
-            _indent(f"""const float *row = &{weights.value("0")};
+            indented(f"""const float *row = &{weights.value("0")};
 net_v a = {{0}}, c = {{0}};
 int k = 0;
 for (; k + 2 * NET_LANES - 1 < {count}; k += 2 * NET_LANES) {{
@@ -178,12 +200,12 @@ for (int i = 0; i < NET_LANES; ++i)
 for (; k < {count}; ++k)
   v += row[k] * x[k];"""),
             "#else",
-            _indent(simple),
+            indented(simple),
             "#endif",
         ]
     else:
-        lines.append(_indent(simple))
-    return "\n".join([*lines, f"  y[o] = {activated(activation, weights.total('v', bias))};", "}"])
+        lines.append(indented(simple))
+    return "\n".join([*lines, f"  y[o] = {activated(activation, f'v + {bias}')};", "}"])
 
 
 def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activation: str) -> str:
@@ -192,23 +214,19 @@ def _maps(weights: Weights, sizes: tuple[int, int, int, int], bias: str, activat
     lines = [
         f"for (int o = 0; o < {outputs}; ++o) {{",
         f"  float *q = y + o * {height * width};",
-        f"  const float first = {'0' if weights.scale else bias};",
-        _indent(weights.head),
+        f"  const float first = {bias};",
+        indented(weights.head),
     ]
-    simple = _indent(_plain(weights, height, width, pitch))
+    simple = indented(_plain(weights, height, width, pitch))
     word = "#if"
     for lanes in LANES:
         if width >= lanes:
             lines.append(f"{word} NET_LANES == {lanes}")
-            lines += [_indent(_block(weights, width, pitch, lanes, *b)) for b in _vector_blocks(height, width, lanes)]
+            lines += [indented(_block(weights, width, pitch, lanes, *b)) for b in _vector_blocks(height, width, lanes)]
             word = "#elif"
     lines += [simple] if word == "#if" else ["#else", simple, "#endif"]
-    # The sums start from the bias, unless a scale has to come first.
-    end = "q[i] * scale + b" if weights.scale else "q[i]"
-    if weights.scale:
-        lines.append(f"  const float scale = {weights.scale}, b = {bias};")
-    if weights.scale or activation != "@":
-        lines += [f"  for (int i = 0; i < {height * width}; ++i)", f"    q[i] = {activated(activation, end)};"]
+    if activation != "@":
+        lines += [f"  for (int i = 0; i < {height * width}; ++i)", f"    q[i] = {activated(activation, 'q[i]')};"]
     return "\n".join([*lines, "}"])
 
 
@@ -270,5 +288,6 @@ def activated(activation: str, value: str) -> str:
     return value if activation == "@" else activation.replace("@", f"({value})")
 
 
-def _indent(text: str) -> str:
+def indented(text: str) -> str:
+    """C inside a block; the preprocessor's lines stay where they are."""
     return "\n".join(line if line.startswith("#") else f"  {line}" for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""Operators that move numbers about or only change a shape; the latter write nothing."""
+"""Operators that move numbers about, be they floats or 8-bit integers, or only change a shape: these write nothing."""
 
 from math import prod
 
@@ -20,7 +20,7 @@ def Concat(node: Node) -> Value:
 
 
 def Pad(node: Node) -> Value:
-    x, pads, fill = node.value(), node.constant(1), node.constant(2)
+    x, pads, fill = node.tensor(), node.constant(1), node.constant(2)
     axes = node.constant(3)
     mode = node.attributes.get("mode", b"constant")
     if mode not in (b"constant", "constant") or (fill is not None and float(fill) != 0) or len(x.shape) != 3:
@@ -34,16 +34,16 @@ def Pad(node: Node) -> Value:
     if before.get(0, 0) or min(low) < 0 or min(shape) < 1 or any(v < 0 for v in after.values()):
         raise node.refuse("that cuts, or pads the batch,")
     (c, h, w), (_, height, width) = x.shape, shape
-    body = f"""memset(y, 0, {prod(shape)} * sizeof *y);
+    body = f"""memset(y, {x.quant.zero if x.quant else 0}, {prod(shape)} * sizeof *y);
 for (int c = 0; c < {c}; ++c)
   for (int r = 0; r < {h}; ++r)
     memcpy(y + ((c + {low[0]}) * {height} + r + {low[1]}) * {width} + {low[2]}, x + (c * {h} + r) * {w},
       {w} * sizeof *y);"""
-    return node.net.step("pad", [x], shape, body)
+    return node.net.step("pad", [x], shape, body, x.quant)
 
 
 def Slice(node: Node) -> Value:
-    x = node.value()
+    x = node.tensor()
     starts, ends, axes, steps = (node.constant(i) for i in range(1, 5))
     axes = range(len(starts)) if axes is None else axes.tolist()
     steps = [1] * len(starts) if steps is None else steps.tolist()
@@ -64,11 +64,11 @@ def Slice(node: Node) -> Value:
         for i, (p, s) in enumerate(zip(cut, strides, strict=True))
     )
     lines.append("  " * len(cut) + f"y[{target}] = x[{source}];")
-    return node.net.step("slice", [x], shape, "\n".join(lines))
+    return node.net.step("slice", [x], shape, "\n".join(lines), x.quant)
 
 
 def Reshape(node: Node) -> Value:
-    x, wanted = node.value(), node.constant(1).tolist()
+    x, wanted = node.tensor(), node.constant(1).tolist()
     sizes = [
         (1, *x.shape)[i] if n == 0 and not node.attributes.get("allowzero", 0) else n for i, n in enumerate(wanted)
     ]
@@ -82,11 +82,11 @@ def Reshape(node: Node) -> Value:
 def Flatten(node: Node) -> Value:
     if node.attributes.get("axis", 1) != 1:
         raise node.refuse("from another axis than 1")
-    return flat(node)
+    return flat(node.net, node.tensor())
 
 
 def Squeeze(node: Node) -> Value:
-    x, axes = node.value(), node.constant(1)
+    x, axes = node.tensor(), node.constant(1)
     gone = (
         {a % (len(x.shape) + 1) for a in axes.tolist()}
         if axes is not None
@@ -96,7 +96,7 @@ def Squeeze(node: Node) -> Value:
 
 
 def Identity(node: Node) -> Value:
-    return node.value()
+    return node.tensor()
 
 
 Dropout = Identity

@@ -4,35 +4,41 @@ Values are without their batch of 1, so axis 1 of the graph is axis 0 here.
 """
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from compress_exporters._c.convolution import Geometry, activated, convolution, linear
-from compress_exporters._c.net import Value
+from compress_exporters._c.net import Quant, Value
 from compress_exporters._c.node import Node, flat
 
 
 def Conv(node: Node) -> Value:
-    x, weight = node.value(), node.constant(1)
+    weight = node.constant(1)
+    geometry = geometry_of(node, node.value().shape, weight)
+    bias = node.constant(2)
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    return convolution(node.net, "conv", node.value(), weight, bias, geometry, node.activation)
+
+
+def geometry_of(node: Node, shape: tuple[int, ...], weight: Any) -> Geometry:
+    """Sizes of a convolution of an input (C, H, W)."""
     if weight is None or weight.ndim != 4:
         raise node.refuse("of other than two dimensions")
-    size = (x.shape[1], x.shape[2])
+    size = (shape[1], shape[2])
     kernel = (weight.shape[2], weight.shape[3])
     dilation = tuple(node.attributes.get("dilations", (1, 1)))
     stride = tuple(node.attributes.get("strides", (1, 1)))
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
     pad = _pads(node, size, reach, stride)
     out = tuple((size[i] + pad[i] + pad[i + 2] - reach[i]) // stride[i] + 1 for i in (0, 1))
-    bias = node.constant(2)
-    bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    geometry = Geometry(x.shape[0], size, out, kernel, stride, pad, dilation, node.attributes.get("group", 1))
-    return convolution(node.net, "conv", x, weight, bias, geometry, node.activation)
+    return Geometry(shape[0], size, out, kernel, stride, pad, dilation, node.attributes.get("group", 1))
 
 
 def Gemm(node: Node) -> Value:
     a = node.attributes
     weight, bias = node.constant(1), node.constant(2)
-    if a.get("transA", 0) or weight is None:
+    if a.get("transA", 0):
         raise node.refuse("with a transposed input")
     weight = a.get("alpha", 1.0) * (weight if a.get("transB", 0) else weight.T)
     bias = (
@@ -40,22 +46,37 @@ def Gemm(node: Node) -> Value:
         if bias is None
         else a.get("beta", 1.0) * np.broadcast_to(bias.reshape(-1), len(weight))
     )
-    return linear(node.net, "linear", flat(node), weight.astype(np.float32), bias.astype(np.float32), node.activation)
+    return linear(
+        node.net,
+        "linear",
+        flat(node.net, node.value()),
+        weight.astype(np.float32),
+        bias.astype(np.float32),
+        node.activation,
+    )
 
 
 def MatMul(node: Node) -> Value:
     weight = node.constant(1)
     if weight.ndim != 2:
         raise node.refuse("of more than two dimensions")
-    return linear(node.net, "linear", flat(node), weight.T, np.zeros(weight.shape[1], np.float32), node.activation)
+    return linear(
+        node.net,
+        "linear",
+        flat(node.net, node.value()),
+        weight.T,
+        np.zeros(weight.shape[1], np.float32),
+        node.activation,
+    )
 
 
 def MaxPool(node: Node) -> Value:
-    return _pool(node, "-INFINITY", "v = v > x[at] ? v : x[at];", "v")
+    window = "v = v > x[at] ? v : x[at];"
+    return pool(node, node.value(), ("float v = -INFINITY", window, activated(node.activation, "v")))
 
 
 def AveragePool(node: Node) -> Value:
-    return _pool(node, "0", "v += x[at];", "v / n")
+    return pool(node, node.value(), ("float v = 0", "v += x[at];", activated(node.activation, "v / n")), counts=True)
 
 
 def GlobalAveragePool(node: Node) -> Value:
@@ -63,12 +84,21 @@ def GlobalAveragePool(node: Node) -> Value:
 
 
 def ReduceMean(node: Node) -> Value:
+    return _mean(node, keep=over_maps(node))
+
+
+def over_maps(node: Node) -> bool:
+    """Whether a ReduceMean, over height and width, keeps these axes.
+
+    Raises:
+        ExportError: it is over other axes.
+    """
     axes = node.constant(1)
     axes = node.attributes.get("axes") if axes is None else axes.tolist()
-    rank = len(node.value().shape) + 1
+    rank = len(node.tensor().shape) + 1
     if sorted(a % rank for a in axes or ()) != [2, 3] or rank != 4:
         raise node.refuse(f"over axes {axes}")
-    return _mean(node, keep=bool(node.attributes.get("keepdims", 1)))
+    return bool(node.attributes.get("keepdims", 1))
 
 
 def Add(node: Node) -> Value:
@@ -128,8 +158,18 @@ def _pads(
     return first[0], first[1], whole[0] - first[0], whole[1] - first[1]
 
 
-def _pool(node: Node, start: str, add: str, end: str) -> Value:
-    x = node.value()
+def pool(
+    node: Node, x: Value, code: tuple[str, str, str], *, counts: bool = False, quant: Quant | None = None
+) -> Value:
+    """Emit a pool.
+
+    Args:
+        node: the operator.
+        x: input.
+        code: declaration of the sum ``v``, the statement that takes ``x[at]`` in, and the finished result.
+        counts: whether the result needs ``n``, the places that the window counts.
+        quant: of the result.
+    """
     channels, rows, columns = x.shape
     (kh, kw), (sy, sx) = node.attributes["kernel_shape"], node.attributes.get("strides", (1, 1))
     if any(d != 1 for d in node.attributes.get("dilations", (1, 1))):
@@ -149,11 +189,12 @@ def _pool(node: Node, start: str, add: str, end: str) -> Value:
     counted = f"if ({row} < {rows + bottom} && {column} < {columns + right}) ++n;"
     if not node.attributes.get("count_include_pad", 0):
         counted = f"{check} ++n;"
-    start, counted = (f"{start}; int n = 0", counted) if "n" in end else (start, "")
+    start, add, end = code
+    start, counted = (f"{start}; int n = 0", counted) if counts else (start, "")
     body = f"""for (int c = 0; c < {channels}; ++c)
   for (int r = 0; r < {height}; ++r)
     for (int i = 0; i < {width}; ++i) {{
-      float v = {start};
+      {start};
       for (int j = 0; j < {kh}; ++j)
         for (int l = 0; l < {kw}; ++l) {{
           {counted}
@@ -162,9 +203,9 @@ def _pool(node: Node, start: str, add: str, end: str) -> Value:
             {add}
           }}
         }}
-      y[(c * {height} + r) * {width} + i] = {activated(node.activation, end)};
+      y[(c * {height} + r) * {width} + i] = {end};
     }}"""
-    return node.net.step("pool", [x], (channels, height, width), body)
+    return node.net.step("pool", [x], (channels, height, width), body, quant)
 
 
 def _mean(node: Node, *, keep: bool) -> Value:

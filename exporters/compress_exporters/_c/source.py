@@ -3,16 +3,18 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from compress_exporters._c import movement, operators
-from compress_exporters._c.net import Net, Value, place
-from compress_exporters._c.node import ACTIVATIONS, Node, number_of
+from compress_exporters._c import integer, movement, operators, qdq
+from compress_exporters._c.net import INPUT, Net, Value, place
+from compress_exporters._c.node import ACTIVATIONS, Finish, Node, bounds_of, number_of
 from compress_exporters.artifact import ExportError
 
 JOINED = (
@@ -52,6 +54,29 @@ typedef float net_v __attribute__((vector_size(4 * NET_LANES), aligned(4), may_a
 #endif
 
 """
+
+INTEGERS = """\
+#if (-1 >> 1) != -1
+#error "integers are scaled by arithmetic shifts, as all known compilers have them"
+#endif
+/* A sum times m / 2^shift, to the nearest; the zero of the result is in half. */
+#define net_high(sum, m) ((int32_t)((int64_t)(m) * (sum) >> 32))
+#define net_scaled(sum, m, half, shift) ((int32_t)(((int64_t)(m) * (sum) + (half)) >> (shift)))
+#if defined(__ARM_FEATURE_SAT) && __ARM_FEATURE_SAT
+#include <arm_acle.h>
+#define net_saturated(v) __ssat(v, 8)
+#else
+#define net_saturated(v) ((v) < -128 ? -128 : (v) > 127 ? 127 : (v))
+#endif
+static inline int8_t net_int8(int32_t v, int32_t low, int32_t high)
+{
+  if (low > -128 || high < 127)
+    return (int8_t)(v < low ? low : v > high ? high : v);
+  return (int8_t)net_saturated(v);
+}
+
+"""
+"""Results as 8-bit integers."""
 
 HEADER = """\
 /* {title} */
@@ -96,13 +121,12 @@ class Source:
     macs: int
 
 
-def source_of(model: onnx.ModelProto, path: Path, *, int8: bool = False, title: str = "") -> Source:
-    """Write a graph as C.
+def source_of(model: onnx.ModelProto, path: Path, *, title: str = "") -> Source:
+    """Write a graph as C; what it keeps as 8-bit integers (QuantizeLinear) is computed in integers.
 
     Args:
         model: one input of batch 1, one output.
         path: of the .c file; its name is the prefix of what the linker sees.
-        int8: keep weights as 8-bit integers.
         title: said at the top of the header.
 
     Raises:
@@ -110,17 +134,20 @@ def source_of(model: onnx.ModelProto, path: Path, *, int8: bool = False, title: 
     """
     graph = model.graph
     constants: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = qdq.direct(list(graph.node), constants, {*_INTEGER, *_MOVEMENT})
     consumers: dict[str, int] = {}
-    for used in [name for node in graph.node for name in node.input] + [value.name for value in graph.output]:
+    for used in [name for node in nodes for name in node.input] + [value.name for value in graph.output]:
         consumers[used] = consumers.get(used, 0) + 1
-    net = Net(identifier(path), int8, constants, consumers)
+    net = Net(identifier(path), constants, consumers)
     shape = tuple(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)
     if len(shape) < 2 or shape[0] != 1 or 0 in shape:
         raise ExportError(f"C code takes one image of known size; the graph's input is {list(shape)}")
-    start = Value(net.buffer(int(np.prod(shape[1:]))), shape[1:])
-    net.values[graph.input[0].name] = start
-    _translate(net, list(graph.node))
-    result = net.values[graph.output[0].name]
+    qdq.constants_of(net, nodes)
+    given = graph.input[0].name
+    start = Value(INPUT if qdq.only_quantised(given, nodes) else net.buffer(int(np.prod(shape[1:]))), shape[1:])
+    net.values[given] = start
+    _translate(net, nodes)
+    result = net.floats_of(net.values[graph.output[0].name])
     net.keep(result, len(net.calls))
     return _write(net, start, result, title or path.stem, path.with_suffix(".h").name)
 
@@ -128,37 +155,74 @@ def source_of(model: onnx.ModelProto, path: Path, *, int8: bool = False, title: 
 def _translate(net: Net, nodes: list[onnx.NodeProto]) -> None:
     done: set[int] = set()
     for number, node in enumerate(nodes):
-        if number in done:
+        if number in done or (node.op_type == "DequantizeLinear" and node.output[0] in net.constants):
             continue
         if node.op_type == "Constant":
             _constant(net, node)
             continue
         joined = _activation_behind(net, node, nodes) if node.op_type in JOINED else None
-        activation = "@" if joined is None else _expression(net, nodes[joined])
-        if node.op_type in ACTIVATIONS:
-            value = operators.activation(_node(net, node, _expression(net, node)))
-        elif node.domain or node.op_type not in _RULES:
-            raise ExportError(f"operator {node.op_type} is not written as C; known: {', '.join(known())}")
-        else:
-            value = _RULES[node.op_type](_node(net, node, activation))
+        behind = None if joined is None else nodes[joined]
+        finish = _finish(net, node, behind, nodes)
+        made = Node(net, node.op_type, list(node.input), _attributes(node), finish)
+        last = behind or node
+        pool = qdq.pool_behind(net, last.output[0], nodes) if node.op_type == "Conv" and finish.quant else None
+        value = _integer(made.with_pool(pool[1])) if pool else None
+        if pool and value:
+            last = nodes[pool[0][-1]]
+            done.update(pool[0])
+        net.values[last.output[0]] = value or _value(made, node)
         if joined is not None:
             done.add(joined)
-            node = nodes[joined]
-        net.values[node.output[0]] = value
+
+
+def _value(node: Node, written: onnx.NodeProto) -> Value:
+    """The result of a node."""
+    if node.op == "QuantizeLinear":
+        quant = qdq.quant_of(written, node.net.constants)
+        return node.tensor() if node.tensor().quant == quant else integer.quantise(node, quant)
+    if node.op == "DequantizeLinear":
+        return node.tensor()
+    if written.domain or node.op not in known():
+        raise ExportError(f"operator {node.op} is not written as C; known: {', '.join(known())}")
+    result: Value = _integer(node) or (_FLOAT | _MOVEMENT)[node.op](node)
+    return result
+
+
+def _integer(node: Node) -> Value | None:
+    """The result of a node in integers; None where it has no such form."""
+    read = [node.net.values[name] for name in node.inputs if name in node.net.values]
+    integers = node.op in _INTEGER and bool(read) and all(value.quant for value in read)
+    return _INTEGER[node.op](node) if integers else None
+
+
+def _finish(net: Net, node: onnx.NodeProto, joined: onnx.NodeProto | None, nodes: list[onnx.NodeProto]) -> Finish:
+    """What becomes of a node's result: its activation, and 8-bit integers where nothing else reads it."""
+    activation = joined or (node if node.op_type in ACTIVATIONS else None)
+    expression = "@" if activation is None else _expression(net, activation)
+    bounds = (-inf, inf) if joined is None else bounds_of(joined.op_type, _further(net, joined))
+    name = (joined or node).output[0]
+    reader = next((other for other in nodes if name in other.input), None)
+    asked = bounds and reader and reader.op_type == "QuantizeLinear" and net.consumers[name] == 1
+    return Finish(expression, bounds, qdq.quant_of(reader, net.constants) if reader and asked else None)
 
 
 def known() -> list[str]:
     """Names of the operators that have C."""
-    return sorted([*_RULES, *ACTIVATIONS])
+    return sorted(_FLOAT | _MOVEMENT)
 
 
-_RULES: dict[str, Callable[[Node], Value]] = {
-    name: rule
-    for module in (operators, movement)
-    for name, rule in vars(module).items()
-    if name[0].isupper() and getattr(rule, "__annotations__", {}).get("node") is Node
-}
-"""What `operators` and `movement` define under an operator's name."""
+def _rules(module: ModuleType) -> dict[str, Callable[[Node], Any]]:
+    """What a module defines under an operator's name."""
+    return {
+        name: rule
+        for name, rule in vars(module).items()
+        if name[0].isupper() and getattr(rule, "__annotations__", {}).get("node") is Node
+    }
+
+
+_FLOAT = _rules(operators) | dict.fromkeys(ACTIVATIONS, operators.activation)
+_MOVEMENT = _rules(movement)
+_INTEGER = dict.fromkeys(ACTIVATIONS, integer.table) | _rules(integer)
 
 
 def _activation_behind(net: Net, node: onnx.NodeProto, nodes: list[onnx.NodeProto]) -> int | None:
@@ -172,12 +236,11 @@ def _activation_behind(net: Net, node: onnx.NodeProto, nodes: list[onnx.NodeProt
 
 
 def _expression(net: Net, node: onnx.NodeProto) -> str:
-    further = [number_of(net.constants.get(name)) if name else None for name in node.input[1:]]
-    return ACTIVATIONS[node.op_type](_attributes(node), further)
+    return ACTIVATIONS[node.op_type](_attributes(node), _further(net, node))
 
 
-def _node(net: Net, node: onnx.NodeProto, activation: str) -> Node:
-    return Node(net, node.op_type, list(node.input), _attributes(node), activation)
+def _further(net: Net, node: onnx.NodeProto) -> list[float | None]:
+    return [number_of(net.constants.get(name)) if name else None for name in node.input[1:]]
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -192,19 +255,20 @@ def _constant(net: Net, node: onnx.NodeProto) -> None:
 
 
 def _write(net: Net, start: Value, result: Value, title: str, header_name: str) -> Source:
-    arena = place(net.buffers)
-    guard = net.name.upper()
-    offset = net.buffers[start.buffer].offset
+    arena_bytes = place(net.buffers)
+    arena, guard = arena_bytes // 4, net.name.upper()
+    copied = [] if start.buffer == INPUT else [f"  memcpy({net.where(start)}, input, {start.size} * sizeof *input);"]
     run = [
         f"void {net.name}_run(const float input[{guard}_INPUT], float output[{guard}_OUTPUT],",
         f"  float arena[{guard}_ARENA])",
         "{",
-        f"  memcpy(arena + {offset}, input, {start.size} * sizeof *input);",
+        *copied,
         *(f"  {call()}" for call in net.calls),
-        f"  memcpy(output, arena + {net.buffers[result.buffer].offset}, {result.size} * sizeof *output);",
+        f"  memcpy(output, {net.where(result)}, {result.size} * sizeof *output);",
         "}\n",
     ]
-    code = HEAD.format(header=header_name) + "\n".join([*net.arrays, *net.functions, *run])
+    body = "\n".join([*net.arrays, *net.functions, *run])
+    code = HEAD.format(header=header_name) + (INTEGERS if "net_int8(" in body else "") + body
     header = HEADER.format(
         title=title, guard=guard, name=net.name, order="channels first" if len(start.shape) == 3 else "flat",
         input_shape=" x ".join(map(str, start.shape)), input_size=start.size,

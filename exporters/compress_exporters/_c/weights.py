@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from compress_exporters._c.net import Array, Net
 
-Integers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Weights:
         row: what is added to k in it, "" for nothing.
         places: array of the places in ``x``; "" where weight k reads place k.
         first: what is added to a place, "" for nothing.
-        scale: expression that sums are multiplied by, "" for none.
         count: weights that are walked, of all outputs.
     """
 
@@ -33,7 +32,6 @@ class Weights:
     row: str
     places: str
     first: str
-    scale: str
     count: int
 
     def value(self, k: str = "k") -> str:
@@ -44,12 +42,8 @@ class Weights:
         """Where weight k reads ``x``."""
         return (f"{self.places}[{k}]" if self.places else k) + self.first
 
-    def total(self, sum: str, bias: str) -> str:
-        """A finished sum with its scale and bias."""
-        return f"{sum} * {self.scale} + {bias}" if self.scale else f"{sum} + {bias}"
 
-
-def weights_of(net: Net, weight: Array, offsets: Integers, first: Integers) -> Weights:
+def weights_of(net: Net, weight: Array, offsets: Places, first: Places) -> Weights:
     """Write the arrays.
 
     Args:
@@ -58,30 +52,21 @@ def weights_of(net: Net, weight: Array, offsets: Integers, first: Integers) -> W
         offsets: where each of an output's weights reads, from its first input.
         first: the first input of every output.
     """
-    scale, stored, each = "", np.asarray(weight, np.float32), 4
-    if net.int8:
-        largest = np.abs(weight).max(1, initial=0) / 127
-        stored, each = np.rint(weight / np.where(largest > 0, largest, 1)[:, None]), 1
-        scale = f"{net.floats('scale', np.asarray(largest, np.float32))}[o]"
-    kept, places = stored != 0, offsets[None] + first[:, None]
+    kept, places = weight != 0, offsets[None] + first[:, None]
     wide = _bytes(places)
-    if kept.sum() * (each + wide) + 2 * len(weight) < stored.size * each + offsets.size * _bytes(offsets):
+    if kept.sum() * (4 + wide) + 2 * len(weight) < weight.size * 4 + offsets.size * _bytes(offsets):
         at, _ = net.indices("at", places[kept])
         start, _ = net.indices("start", np.concatenate([[0], kept.sum(1).cumsum()]))
-        name = _store(net, stored[kept])
+        name = net.floats("w", weight[kept])
         head = f"const int low = (int){start}[o], high = (int){start}[o + 1];"
-        return Weights(head, "low", "high", name, "", at, "", scale, int(kept.sum()))
+        return Weights(head, "low", "high", name, "", at, "", int(kept.sum()))
     count = offsets.size
     ordered = bool((offsets == np.arange(count)).all())
     places_name = "" if ordered else net.indices("at", offsets)[0]
     base = f" + {net.indices('first', first)[0]}[o]" if first.any() else ""
-    return Weights("", "0", str(count), _store(net, stored), f"o * {count} + ", places_name, base, scale, stored.size)
+    return Weights("", "0", str(count), net.floats("w", weight), f"o * {count} + ", places_name, base, weight.size)
 
 
-def _bytes(indices: Integers) -> int:
+def _bytes(indices: Places) -> int:
     most = int(indices.max(initial=0))
     return 1 if most < 2**8 else 2 if most < 2**16 else 4
-
-
-def _store(net: Net, stored: npt.NDArray[np.floating]) -> str:
-    return net.bytes("w", stored.astype(np.int8)) if net.int8 else net.floats("w", stored.astype(np.float32))
