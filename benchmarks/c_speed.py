@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/c_speed.py RUN --headers DIR
 
 RUN is the directory of a run with the formats onnx, c and c-int8; DIR holds onnxruntime_c_api.h (Debian's package
-libonnxruntime-dev has it). One thread. Leaves results/c_speed.json: medians, and ratios of paired block medians
-with their spread (5th to 95th percentile).
+libonnxruntime-dev has it). One thread. Leaves results/c_speed-NAME.json, NAME that of RUN: medians, and ratios of
+paired block medians with their spread (5th to 95th percentile).
 """
 
 import argparse
@@ -110,7 +110,7 @@ def main() -> None:
             for fast in ("c", "c portable", "c-int8")
         },
     }
-    (HERE / "results" / "c_speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "results" / f"c_speed-{asked.run.resolve().name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
