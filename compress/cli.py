@@ -65,8 +65,12 @@ def _wrong_words(error: click.ClickException) -> int:
 
 
 def _internal_error(error: Exception) -> int:
-    with tempfile.NamedTemporaryFile("w", prefix="compress-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="compress-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+    except OSError as full:
+        click.echo(f"compress: internal error ({error!r}); no log could be written: {full.strerror}", err=True)
+        return 1
     click.echo(f"compress: internal error ({type(error).__name__}); please report it with {log.name}", err=True)
     return 1
 
