@@ -21,6 +21,9 @@ from compress.options import MEASURING, gate_options
 _DEFAULT_RECIPE = "lenet5-mnist"
 
 
+_GOES_ON = "training goes on from its last finished epoch, all else is made anew"
+
+
 class _Terminated(BaseException):
     """SIGTERM: unwinds like a keyboard interrupt, so that the report says so."""
 
@@ -41,10 +44,10 @@ class _Group(click.Group):
             click.echo(f"compress: {error}", err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("compress: interrupted; the same command continues from the last finished epoch", err=True)
+            click.echo(f"compress: interrupted; run the same command again: {_GOES_ON}", err=True)
             sys.exit(130)
         except _Terminated:
-            click.echo("compress: terminated; the same command continues from the last finished epoch", err=True)
+            click.echo(f"compress: terminated; run the same command again: {_GOES_ON}", err=True)
             sys.exit(_Terminated.exit_code)
         except Exception as error:
             sys.exit(_internal_error(error))

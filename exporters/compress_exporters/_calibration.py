@@ -77,9 +77,10 @@ def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
 
 
 def _cut(array: Array, batch: int | None) -> list[Array]:
-    each = max(1, CHUNK_VALUES // max(1, math.prod(array.shape[1:])))
-    size = batch or max(1, min(CHUNK, each, len(array)))
-    count = max(1, len(array) // size)
+    """Feeds of one size that hold every image; the first ones again where the last feed lacks some."""
+    most = batch or max(1, min(CHUNK, CHUNK_VALUES // max(1, math.prod(array.shape[1:]))))
+    count = max(1, -(-len(array) // most))
+    size = batch or -(-len(array) // count)
     return np.split(array[np.arange(count * size) % len(array)], count)
 
 
