@@ -194,7 +194,7 @@ def _convert(work: Work, format: str, source: Path) -> None:
         return
     work.artifacts.append(artifact)
     work.files[name] = files
-    work.notes += artifact.notes
+    work.notes += [f"{name}: {note}" for note in artifact.notes]
 
 
 def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:

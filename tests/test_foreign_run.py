@@ -283,7 +283,7 @@ def test_a_format_that_calibrates_is_given_training_images(
     assert 0 == ended.exit_code, ended.output
     assert (96, 1, 8, 8) == tuple(calibrated.seen.shape)
     report = report_of(tmp_path / "run")
-    assert "A note." in report["notes"]
+    assert "model.fake.onnx: A note." in report["notes"]
     assert ["model.fake.onnx", "model.fake.h"] == report["artifacts"][-1]["files"]
 
 
