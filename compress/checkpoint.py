@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from compress.compaction import restore
@@ -56,7 +56,8 @@ def attributes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def save_weights(state: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Write weights as safetensors, with what makes a fresh network as narrow as they are."""
-    save_file({name: value.clone() for name, value in state.items()}, file, metadata={_KEY: json.dumps(attributes)})
+    # as bytes: the library's own writing tells of a full disk in an error that is no OSError
+    file.write_bytes(save({name: value.clone() for name, value in state.items()}, {_KEY: json.dumps(attributes)}))
 
 
 def load_network(

@@ -18,6 +18,8 @@ from compress.commands import COMMANDS
 from compress.errors import CompressError, UsageError
 from compress.options import DEFAULT_RECIPE, gate_options
 
+_GOES_ON = "training goes on from its last finished epoch, all else is made anew"
+
 
 class _Terminated(BaseException):
     """SIGTERM: unwinds like a keyboard interrupt, so that the report says so."""
@@ -39,10 +41,10 @@ class _Group(click.Group):
             click.echo(f"compress: {error}", err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("compress: interrupted; the same command continues from the last finished epoch", err=True)
+            click.echo(f"compress: interrupted; run the same command again: {_GOES_ON}", err=True)
             sys.exit(130)
         except _Terminated:
-            click.echo("compress: terminated; the same command continues from the last finished epoch", err=True)
+            click.echo(f"compress: terminated; run the same command again: {_GOES_ON}", err=True)
             sys.exit(_Terminated.exit_code)
         except Exception as error:
             sys.exit(_internal_error(error))
@@ -63,8 +65,12 @@ def _wrong_words(error: click.ClickException) -> int:
 
 
 def _internal_error(error: Exception) -> int:
-    with tempfile.NamedTemporaryFile("w", prefix="compress-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="compress-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+    except OSError as full:
+        click.echo(f"compress: internal error ({error!r}); no log could be written: {full.strerror}", err=True)
+        return 1
     click.echo(f"compress: internal error ({type(error).__name__}); please report it with {log.name}", err=True)
     return 1
 

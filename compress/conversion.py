@@ -1,6 +1,8 @@
 """An ONNX file as further formats, each compared with the file that it was made from."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,10 @@ from compress_exporters import Artifact, ExportError, Format, find
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+RANDOM_IMAGES = 50
+RANDOM_NUMBERS = 2**24
+"""At most, where a format looks at values on images and there are none."""
 
 CALIBRATION_BATCH = 100
 CALIBRATION_BATCHES = 5
@@ -57,7 +63,9 @@ def check(formats: Sequence[str], file: Path, *, images: bool) -> None:
             raise UsageError(f"format {name} chooses its ranges of numbers by images; give them with --data")
 
 
-def convert(format: str, source: Path, path: Path, opened: OnnxFile, data: Data | None) -> Artifact:
+def convert(
+    format: str, source: Path, path: Path, opened: OnnxFile, inputs: Sequence[Input], data: Data | None
+) -> Artifact:
     """Write an ONNX file as another format.
 
     Args:
@@ -65,14 +73,15 @@ def convert(format: str, source: Path, path: Path, opened: OnnxFile, data: Data 
         source: a self-contained ONNX file.
         path: the file to write.
         opened: a file of the same inputs.
-        data: images to calibrate by, where the format does.
+        inputs: with their sizes settled.
+        data: images to calibrate by; without them random ones of these sizes are given.
 
     Raises:
         ExportError: the file cannot be converted.
         UsageError: the images do not fit the file.
     """
     exporter = found(format)
-    images = _calibration(opened, data) if data else None
+    images = _calibration(opened, data) if data else _random(inputs)
     return exporter.convert(source, path, calibration=images)
 
 
@@ -150,6 +159,15 @@ def compare(
 def calibration_images(data: Data) -> Tensor:
     """Normalised training images on the CPU, shape (n, C, H, W)."""
     return torch.cat([x.cpu() for x, _ in islice(data.train.batches(CALIBRATION_BATCH), CALIBRATION_BATCHES)])
+
+
+def _random(inputs: Sequence[Input]) -> Any:
+    """Random images for a file of one input, where no others are known."""
+    if len(inputs) != 1:
+        return None
+    count = max(1, min(RANDOM_IMAGES, RANDOM_NUMBERS // math.prod(size or 1 for size in inputs[0].shape)))
+    (images,) = draw([replace(inputs[0], shape=(None, *inputs[0].shape[1:]))], count, 0).values()
+    return images
 
 
 def _calibration(opened: OnnxFile, data: Data) -> Any:

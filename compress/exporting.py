@@ -119,7 +119,7 @@ def _from_onnx(asked: Question, formats: Sequence[str], out: Path) -> list[Writt
     floors = conversion.given_answers(opened, inputs, data)
     written = []
     for name, path in paths.items():
-        artifact = conversion.convert(name, file, path, opened, data)
+        artifact = conversion.convert(name, file, path, opened, inputs, data)
         parity = conversion.compare(path, file, opened, inputs, data, dtype=artifact.dtype, floors=floors)
         written.append(Written(artifact, parity))
     return written

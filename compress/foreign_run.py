@@ -116,6 +116,7 @@ def _check(asked: Question, opened: OnnxFile) -> None:
         runs = targets.find(target).SUFFIXES
         if not any(suffix.endswith(runs) for suffix in suffixes):
             raise UsageError(f"target {target} runs {' and '.join(runs)} files, and none can be made of an ONNX file")
+        targets.check(target)
     gates = asked.validate.gates
     if gates.max_accuracy_drop_points is not None and asked.data is None:
         raise UsageError("the gate on the accuracy's drop needs images; give them with --data")
@@ -178,12 +179,14 @@ def _described(path: Path) -> Artifact:
 
 
 def _convert(work: Work, format: str, source: Path) -> None:
+    assert work.outcome is not None  # compacted before
     exporter = conversion.found(format)
     name = f"{source.stem}{exporter.suffix}"
     files = [f"{source.stem}{end}" for end in (exporter.suffix, *getattr(exporter, "companions", ()))]
     work.directory.own(*files)
     try:
-        artifact = conversion.convert(format, source, work.directory.path / name, work.opened, work.data)
+        place = work.directory.path / name
+        artifact = conversion.convert(format, source, place, work.opened, work.outcome.inputs, work.data)
     except ExportError as error:
         if work.asked.formats:
             raise
@@ -191,7 +194,7 @@ def _convert(work: Work, format: str, source: Path) -> None:
         return
     work.artifacts.append(artifact)
     work.files[name] = files
-    work.notes += artifact.notes
+    work.notes += [f"{name}: {note}" for note in artifact.notes]
 
 
 def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:

@@ -196,3 +196,9 @@ def test_a_run_starts_from_another_runs_narrow_weights(user: Project, tmp_path: 
                     "--input-shape", "1,8,8", "--json")  # fmt: skip
     assert 0 == loaded.exit_code, loaded.output
     assert b["pruned"]["weights"] == json.loads(loaded.stdout)["weights"]
+
+
+def test_a_full_disk_is_an_error_of_the_system() -> None:
+    """Which every writer knows; the library has one of its own."""
+    with pytest.raises(OSError, match="No space left"):
+        save_weights({"w": torch.zeros(10_000)}, {}, Path("/dev/full"))

@@ -1,5 +1,6 @@
 """The command line's answers to bad input, and what its small commands say."""
 
+import errno
 import gzip
 import re
 import shutil
@@ -15,6 +16,7 @@ from click.testing import Result
 from safetensors.torch import save_file
 from torch import nn
 
+from compress import cli
 from compress.data import embedded
 from tests.conftest import NET, Project, Server, invoke, report_of
 
@@ -340,3 +342,18 @@ def test_channels_of_the_short_form_are_ranked_balanced(user: Project, out: Path
     words = ["--method", "pfec", "--units", "channel", "--finetune-epochs", "0", "--train-epochs", "0", "--out", out]
     assert 0 == invoke(*user.words("--macs", "0.6", *words)).exit_code
     assert "balanced" == report_of(out)["recipe"]["prune"][0]["budget"]["ranking"]
+
+
+def test_an_internal_error_is_told_where_no_log_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def broken(*given: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(cli.tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(cli, "_prepared", broken)
+    ended = invoke("prune-and-export", "lenet5-mnist")
+    assert 1 == ended.exit_code
+    said = "compress: internal error (KeyError('lost')); no log could be written: No space left on device"
+    assert [said] == ended.stderr.splitlines()

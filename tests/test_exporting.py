@@ -197,3 +197,14 @@ def test_every_output_is_compared_on_images_too(
     ended = invoke("export", path, "--format", "fake", *data, "--out", tmp_path / "out")
     assert 3 == ended.exit_code, ended.output
     assert "parity failed: max error" in ended.stderr
+
+
+def test_random_images_have_the_sizes_that_are_asked_for(tmp_path: Path) -> None:
+    """Half precision looks at values on images; the file leaves height and width open."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    path = file_of(tmp_path, nodes, {"x": ("float32", ["n", 3, "h", "w"])}, constants={"w": array(4, 3, 3, 3)})
+    words = ("export", path, "--format", "onnx-fp16", "--out", tmp_path / "out")
+    ended = invoke(*words, "--input-shape", "x=N,3,8,8")
+    assert 0 == ended.exit_code, ended.output
+    assert "On 50 images" in ended.stdout
+    assert 2 == invoke(*words).exit_code

@@ -283,7 +283,7 @@ def test_a_format_that_calibrates_is_given_training_images(
     assert 0 == ended.exit_code, ended.output
     assert (96, 1, 8, 8) == tuple(calibrated.seen.shape)
     report = report_of(tmp_path / "run")
-    assert "A note." in report["notes"]
+    assert "model.fake.onnx: A note." in report["notes"]
     assert ["model.fake.onnx", "model.fake.h"] == report["artifacts"][-1]["files"]
 
 
@@ -314,3 +314,21 @@ def test_the_same_command_again_gives_the_same_files(done: tuple[Result, Path], 
     for name in ("dense.onnx", "model.onnx", "model.sparse.onnx"):
         assert (done[1] / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
     assert json.loads((tmp_path / "run" / "report.json").read_text())["notes"] == report_of(done[1])["notes"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("web:nowhere", r"no Chromium on the PATH|no onnxruntime-web in nowhere"), ("ssh://", "is no address; write ssh")],
+)
+def test_a_target_that_is_not_there_is_told_before_any_work(file: Path, tmp_path: Path, target: str, said: str) -> None:
+    ended = run(file, tmp_path / "run", "--target", target)
+    assert 2 == ended.exit_code, ended.output
+    assert re.search(said, ended.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_do_not_fit_are_told_before_any_work(file: Path, tmp_path: Path) -> None:
+    ended = run(file, tmp_path / "run", "--data", "mnist")
+    assert 2 == ended.exit_code, ended.output
+    assert "cannot run on images of shape [1, 1, 28, 28]" in ended.stderr
+    assert not (tmp_path / "run").exists()

@@ -67,15 +67,18 @@ def file_feeds(model: onnx.ModelProto, images: Any, limit: int) -> list[Array]:
     array: Array = np.zeros(0) if images is None else np.asarray(images)
     fits = len(array) and all(want in (None, got) for want, got in zip(shape[1:], array.shape[1:], strict=True))
     if not fits:
+        if images is None:
+            raise ExportError(f"the file leaves sizes of its images open, {shape[1:]}; give images, or fix the sizes")
         raise ExportError(f"the file takes images of shape {shape[1:]}; the calibration images are {array.shape[1:]}")
     array = array.astype(np.float32 if kind.elem_type == TensorProto.FLOAT else np.uint8)
     return _cut(array[np.linspace(0, len(array) - 1, min(limit, len(array))).astype(int)], shape[0])
 
 
 def _cut(array: Array, batch: int | None) -> list[Array]:
-    each = max(1, CHUNK_VALUES // max(1, math.prod(array.shape[1:])))
-    size = batch or max(1, min(CHUNK, each, len(array)))
-    count = max(1, len(array) // size)
+    """Feeds of one size that hold every image; the first ones again where the last feed lacks some."""
+    most = batch or max(1, min(CHUNK, CHUNK_VALUES // max(1, math.prod(array.shape[1:]))))
+    count = max(1, -(-len(array) // most))
+    size = batch or -(-len(array) // count)
     return np.split(array[np.arange(count * size) % len(array)], count)
 
 

@@ -56,7 +56,8 @@ def export(request: Request, path: Path) -> Artifact:
     with scratch_beside(path) as scratch:
         dense.export(request, scratch)
         model = onnx.load(scratch)
-    return _write(model, _images(request), path)
+    with refusing("onnx-fp16"):
+        return _write(model, _images(request), path)
 
 
 def convert(onnx_path: Path, path: Path, calibration: Any = None) -> Artifact:

@@ -46,6 +46,9 @@ less than 0.1, of 0.2 a whole point.
 """
 
 RANGE_IMAGES = 500
+FEW_IMAGES = 100
+"""Images that ranges are found on at most, and with fewer than which a note says so."""
+
 CORRECTION_IMAGES = 100
 CORRECTION_VALUES = 8_000_000
 """Images that biases are corrected on, and numbers in them: inner values are held for all at a time."""
@@ -85,7 +88,7 @@ def export(request: Request, path: Path) -> Artifact:
         ExportError: as `compress_exporters.onnx.export`; no or wrong calibration images; opset below 13; or no
             choice of layers keeps the outputs within `LIMIT`.
     """
-    with tempfile.TemporaryDirectory(prefix="compress.") as scratch:
+    with refusing("onnx-int8"), tempfile.TemporaryDirectory(prefix="compress.") as scratch:
         dense.export(request, Path(scratch, "given.onnx"))
         model = onnx.load(Path(scratch, "given.onnx"))
         return _write(model, feeds(request, RANGE_IMAGES), feeds(request, images_to_correct(request.input_shape)), path)
@@ -230,11 +233,14 @@ def _within_limit(work: _Work) -> tuple[onnx.ModelProto, tuple[str, ...]]:
             )
         kept = ranked[:count]
         int8, error = attempt(kept)
-    notes = [f"On the calibration images the outputs are {error:.1%} from float32's, root mean square."]
+    count = sum(map(len, work.images))
+    notes = [f"On the {count} calibration images the outputs are {error:.1%} from float32's, root mean square."]
     if kept:
         names = {node.name: node.input[1].removesuffix(".weight") for node in work.layers()}
         layers = ", ".join(name for key, name in names.items() if key in kept)
         notes.append(f"Kept in float32, because with all layers in int8 it would be {everywhere[1]:.1%}: {layers}.")
+    if count < FEW_IMAGES:
+        notes.append(f"Other images are clipped to the ranges of these {count}; give at least {FEW_IMAGES}.")
     return int8, tuple(notes)
 
 

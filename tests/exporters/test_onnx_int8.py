@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from compress.onnx_file import predict, session
 from compress_exporters import Artifact, ExportError, Request, onnx_int8
 from compress_exporters import onnx as dense
-from compress_exporters._calibration import run, upto
+from compress_exporters._calibration import feeds, run, upto
 
 SHAPE = (3, 12, 10)
 Array = npt.NDArray[np.float32]
@@ -116,7 +117,7 @@ class Uneven(nn.Module):
 def test_the_layer_that_int8_ruins_stays_in_float32_and_is_named(images: Tensor, tmp_path: Path) -> None:
     model = Uneven().eval()
     artifact = onnx_int8.export(Request(model, SHAPE, calibration=images), tmp_path / "m.int8.onnx")
-    assert len(artifact.notes) == 2
+    assert len(artifact.notes) == 3
     assert artifact.notes[1].startswith("Kept in float32, because with all layers in int8 it would be ")
     assert artifact.notes[1].endswith("%: uneven.")
     assert [(8, 3, 3, 3), (4, 8)] == [weight.shape for weight in weights(artifact.path)]
@@ -132,6 +133,32 @@ def test_a_model_that_no_choice_of_layers_saves_is_refused(
     with pytest.raises(ExportError, match=r"int8 puts the outputs \d+% off .* use the format onnx-fp16"):
         onnx_int8.export(Request(net, SHAPE, calibration=images), tmp_path / "m.int8.onnx")
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("count", "batch"), [(99, "dynamic"), (60, 50), (3, 4), (7, 1)])
+def test_every_calibration_image_is_used(count: int, batch: Any, net: nn.Module) -> None:
+    images = torch.arange(count).reshape(-1, 1, 1, 1).expand(count, *SHAPE).float()
+    found = feeds(Request(net, SHAPE, batch, calibration=images), 500)
+    assert set(range(count)) == {int(image) for feed in found for image in feed[:, 0, 0, 0]}
+    assert 1 == len({feed.shape for feed in found})
+    assert "dynamic" == batch or {batch} == {len(feed) for feed in found}
+
+
+def test_few_images_are_told_and_enough_are_not(net: nn.Module, tmp_path: Path) -> None:
+    """The error on the images that the ranges come from says little of others where they are few."""
+    images = torch.randn(100, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for count, more in ((60, 1), (100, 0)):
+        request = Request(net, SHAPE, "dynamic", calibration=images[:count])
+        first, *others = onnx_int8.export(request, tmp_path / "m.int8.onnx").notes
+        assert f"On the {count} calibration images" in first
+        assert ["Other images are clipped to the ranges of these 60; give at least 100."][:more] == others
+
+
+def test_weights_that_are_no_numbers_are_refused_in_a_sentence(tmp_path: Path, images: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(360, 4)).eval()
+    nn.init.constant_(model[1].weight, torch.nan)
+    with pytest.raises(ExportError, match="cannot be written as onnx-int8"):
+        onnx_int8.export(Request(model, SHAPE, calibration=images), tmp_path / "m.int8.onnx")
 
 
 @pytest.mark.parametrize(
