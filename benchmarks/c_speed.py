@@ -89,6 +89,7 @@ def main() -> None:
             "ort compacted": _ort(library, asked.run / "model.onnx"),
             "c dense": target.timed_block(asked.run / "dense.c", FLAGS),
             "c": target.timed_block(asked.run / "model.c", FLAGS),
+            "c dense, portable": target.timed_block(asked.run / "dense.c", portable),
             "c portable": target.timed_block(asked.run / "model.c", portable),
             "c-int8": target.timed_block(asked.run / "model.int8.c", FLAGS),
             "ort dense, from Python": _python(asked.run / "dense.onnx"),

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -98,6 +98,36 @@ def test_c_gives_what_exact_integers_give(name: str, share: float, tmp_path: Pat
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         else:
             np.testing.assert_array_equal(found, expected)
+
+
+@needs_compiler
+@settings(max_examples=6, deadline=None)
+@given(
+    size=st.tuples(st.integers(8, 24), st.integers(8, 24)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 2]),
+    share=st.sampled_from([0.02, 0.2, 1.0]),
+    pool=st.sampled_from([1, 2]),
+)
+def test_any_convolution_gives_what_exact_integers_give(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: int,
+    groups: int,
+    share: float,
+    pool: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    padding = ((kernel[0] - 1) // 2, kernel[1] - 1)
+    layers = nn.Sequential(nn.Conv2d(4, 6, kernel, stride, padding, dilation, groups), nn.ReLU(), nn.MaxPool2d(pool))
+    folder = tmp_path_factory.mktemp("c")
+    graph = rounded(sparse(layers, share), folder, (4, *size))
+    images = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1))
+    expected = np.stack([integer_answer(graph, image[None].numpy()).reshape(-1) for image in images])
+    np.testing.assert_array_equal(answers(as_c(graph, folder / "net.c"), images), expected)
 
 
 @needs_compiler

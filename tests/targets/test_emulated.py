@@ -21,14 +21,16 @@ needs_mcu = pytest.mark.skipif(bool(without(mcu.PROGRAMS)), reason=f"needs {with
 needs_arm = pytest.mark.skipif(bool(without(qemu_aarch64.PROGRAMS)), reason=f"needs {without(qemu_aarch64.PROGRAMS)}")
 
 
-def written(folder: Path, name: str, share: float) -> Path:
+def written(folder: Path, name: str, share: float, format: str = "c") -> Path:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 25, 4)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(torch.rand(parameter.shape) < share)
-    return exporter("c").export(Request(model, (3, 12, 12)), folder / f"{name}.c").path
+    images = torch.randn(20, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    path = folder / f"{name}{exporter(format).suffix}"
+    return exporter(format).export(Request(model, (3, 12, 12), calibration=images), path).path
 
 
 @needs_mcu
@@ -50,6 +52,16 @@ def test_a_microcontroller_counts_instructions(core: str, tmp_path: Path) -> Non
     assert int(dense.device["flash_bytes"]) > 4 * (216 + 800)
     again, _ = find(target).measure(files[1:], Timing(), target)
     assert again[0].instructions == pruned.instructions
+
+
+@needs_mcu
+def test_integers_need_no_floating_point_unit(tmp_path: Path) -> None:
+    files = [written(tmp_path, "model", 0.3), written(tmp_path, "model", 0.3, "c-int8")]
+    (real, whole), _ = find("mcu").measure(files, target="mcu:cortex-m3")
+    assert (whole.status, whole.max_abs) == ("measured", 0.0)  # integers: the same bits on every machine
+    assert real.instructions is not None
+    assert whole.instructions is not None
+    assert real.instructions > 5 * whole.instructions
 
 
 @needs_arm

@@ -57,7 +57,9 @@ def convolution(net: Net, label: str, x: Value, layer: Layer, geometry: Geometry
     """Emit a convolution of 8-bit integers (C, H, W)."""
     merges = layer.pool == (1, 1)
     x, sizes, places, first = laid_out(net, label, x, len(layer.weight), geometry, merges=merges)
-    walk = walk_of(net, layer.weight.reshape(len(layer.weight), -1), places, first)
+    single = geometry.out == (1, 1)
+    walk = walk_of(net, layer.weight.reshape(len(layer.weight), -1), places, first, single=single)
+    sums = _row(walk.row, layer) if walk.row else _block(walk, sizes, layer)
     shape = (len(layer.weight), geometry.out[0] // layer.pool[0], geometry.out[1] // layer.pool[1])
     net.macs += walk.count * shape[1] * shape[2] * prod(layer.pool)
     body = f"""for (int o = 0; o < {len(layer.weight)}; ++o) {{
@@ -65,9 +67,19 @@ def convolution(net: Net, label: str, x: Value, layer: Layer, geometry: Geometry
   const {layer.scaled.kind} factor = {layer.scaled.factor};
   const int8_t *from = x + {walk.first};
   {walk.head}
-{indented(_block(walk, sizes, layer))}
+{indented(sums)}
 }}"""
     return net.step(label, [x], shape, body, layer.quant)
+
+
+def _row(size: int, layer: Layer) -> str:
+    """One output from neighbours; four terms at a time, because counting takes as long as a term."""
+    terms = " + ".join(f"low[{k}] * from[{k}]" for k in ("k", "k + 1", "k + 2", "k + 3"))
+    rest = "".join(f"\nsum += low[{k}] * from[{k}];" for k in range(size // 4 * 4, size))
+    return f"""int32_t sum = first;
+for (int k = 0; k < {size // 4 * 4}; k += 4)
+  sum += {terms};{rest}
+y[o] = {layer.scaled.of("sum", "factor")};"""
 
 
 def _block(walk: Walk, sizes: tuple[int, int, int], layer: Layer) -> str:

@@ -30,6 +30,7 @@ class Walk:
         loop: head of the loop over the weights.
         step: statements that move ``p`` to the place of a weight, and declare the weight ``w``.
         count: weights that are walked, of all outputs.
+        row: how many weights an output has, where weight k of ``low`` reads place k; 0 elsewhere.
     """
 
     head: str
@@ -37,9 +38,10 @@ class Walk:
     loop: str
     step: str
     count: int
+    row: int = 0
 
 
-def walk_of(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Places) -> Walk:
+def walk_of(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Places, *, single: bool = False) -> Walk:
     """Write the arrays.
 
     Args:
@@ -47,6 +49,7 @@ def walk_of(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Plac
         weight: (outputs, weights of one).
         offsets: where each of an output's weights reads, from its first input.
         first: the first input of every output.
+        single: whether an output is one number.
     """
     order = np.argsort(offsets, kind="stable")
     weight, offsets = weight[:, order], offsets[order]
@@ -58,7 +61,7 @@ def walk_of(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Plac
     each, count = 2 if narrow else 3, int(kept.sum())
     if each * count + 4 * len(weight) < weight.size + 2 * offsets.size:
         return _sparse(net, streams, first + offsets[kept.argmax(1)], each, count)
-    return _dense(net, weight, offsets, first)
+    return _dense(net, weight, offsets, first, single=single)
 
 
 def _stream(weight: npt.NDArray[np.int8], places: Places, most: int) -> npt.NDArray[np.int64]:
@@ -85,10 +88,12 @@ def _sparse(net: Net, streams: list[npt.NDArray[np.int64]], first: Places, each:
     return Walk(head, f"{places}[o]", f"for (const uint8_t *k = low; k < high; k += {each})", step, count)
 
 
-def _dense(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Places) -> Walk:
+def _dense(net: Net, weight: npt.NDArray[np.int8], offsets: Places, first: Places, *, single: bool) -> Walk:
     array, size = net.signed("w", weight), offsets.size
     head = f"const int8_t *low = {array} + o * {size};"
-    gaps, _ = net.indices("gap", np.diff(offsets, prepend=0))
     start = f"{net.indices('first', first)[0]}[o]" if first.any() else "0"
-    step = f"p += {gaps}[k]; const int32_t w = low[k];"
-    return Walk(head, start, f"for (int k = 0; k < {size}; ++k)", step, weight.size)
+    loop = f"for (int k = 0; k < {size}; ++k)"
+    if single and (offsets == np.arange(size)).all():
+        return Walk(head, start, loop, "const int32_t w = low[k];", weight.size, row=size)
+    gaps, _ = net.indices("gap", np.diff(offsets, prepend=0))
+    return Walk(head, start, loop, f"p += {gaps}[k]; const int32_t w = low[k];", weight.size)
