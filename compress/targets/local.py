@@ -23,6 +23,17 @@ SUFFIXES = (".onnx", ".ort", *OWN_RUNTIMES)
 Array = npt.NDArray[Any]
 
 
+def check(target: str) -> Mapping[str, str]:
+    """Nothing has to be reached.
+
+    Raises:
+        UsageError: the target was given an address.
+    """
+    if target != "local":
+        raise UsageError(f"target {target!r}: local is this machine and takes no address; write local")
+    return {}
+
+
 def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
     """Measure files against each other.
 
@@ -38,8 +49,7 @@ def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measu
     Raises:
         UsageError: the target was given an address.
     """
-    if target != "local":
-        raise UsageError(f"target {target!r}: local is this machine and takes no address; write local")
+    check(target)
     with contextlib.ExitStack() as stack:
         others = {
             str(path): _subject(path, paths, how, stack) for path in paths if path.name.endswith(tuple(OWN_RUNTIMES))

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import UsageError
-from compress.targets import Speedup, Timing, _device, find, local, names
+from compress.targets import Speedup, Timing, _device, check, find, local, names
 
 QUICK = Timing(warm_up=1, repeats=3, budget_seconds=0.01)
 
@@ -222,3 +222,9 @@ def test_finding_targets_imports_no_runtime() -> None:
     code = "import sys, json, compress.targets as t; t.names(); print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "onnx", "onnxruntime", "numpy"} & set(json.loads(done.stdout))
+
+
+def test_an_address_is_refused_before_anything_is_done() -> None:
+    assert check("local") == {}
+    with pytest.raises(UsageError, match="takes no address; write local"):
+        check("local:/dev/null")
