@@ -93,6 +93,8 @@ def refused(ended: Result) -> str:
             ["--method", "admm"],
             "needs one of --sparsity, --compression, --macs, --drop-points, --latency-budget; got none",
         ),
+        (["--method", "pfec", "--units", "channel", "--sparsity", ".5", "--macs", ".5"], "got --sparsity, --macs"),
+        (["--method", "pfec", "--sparsity", ".5", "--latency-budget", ".5x"], "got --sparsity, --latency-budget"),
         (["--model", "lenet5"], "--model or --data without a recipe needs --method with a budget"),
         (["--epochs", "few"], "'few' is not a valid integer; see"),
         (["--sparsty", "0.5"], "No such option '--sparsty'"),
