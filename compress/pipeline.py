@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compress import __version__, machine, stages, targets
+from compress import __version__, latency, machine, stages, targets
 from compress.app import stage as app
 from compress.assemble import assemble
 from compress.checkpoint import save_weights
@@ -79,6 +79,8 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
     """
     for target in recipe.validate_.targets:
         _check_target(target, recipe.export)
+    for step in recipe.prune:
+        latency.check(step.budget, recipe.validate_.targets)
     device = machine.device(recipe.device)
     run = Run(recipe, directory, display, data_of(recipe, device), device, None)
     run.write = functools.partial(_write_for_target, run)

@@ -3,7 +3,8 @@
 A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads
 itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, how, target)``: the dense file first, then what
-is compared with it. One that must be reached first says so in ``check(target)``.
+is compared with it. One that must be reached first says so in ``check(target)``, one that measures something else than
+milliseconds in ``UNIT``.
 """
 
 import importlib
@@ -141,6 +142,16 @@ def find(target: str) -> ModuleType:
     if name not in names():
         raise UsageError(f"no target {target!r}; {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def unit(target: str) -> str:
+    """What a target measures: "ms", "instructions", or "" where it only compares outputs.
+
+    >>> unit("local"), unit("mcu"), unit("qemu-aarch64")
+    ('ms', 'instructions', '')
+    """
+    found: str = getattr(find(target), "UNIT", "ms")
+    return found
 
 
 def check(target: str) -> Mapping[str, str]:
