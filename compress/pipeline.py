@@ -77,10 +77,10 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         UsageError: something asked for does not exist or does not fit; hours later would be too late.
         RunError: a target cannot be reached.
     """
-    for target in recipe.validate_.targets:
-        _check_target(target, recipe.export)
     for step in recipe.prune:
         latency.check(step.budget, recipe.validate_.targets)
+    for target in recipe.validate_.targets:
+        _check_target(target, recipe.export)
     device = machine.device(recipe.device)
     run = Run(recipe, directory, display, data_of(recipe, device), device, None)
     run.write = functools.partial(_write_for_target, run)
