@@ -56,6 +56,7 @@ class Clock:
 
     def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
         self.measured += 1
+        assert not how.fresh, "nothing is asked but the time"
         times = [self.times[path.name] for path in paths]
         found = [
             Measurement(

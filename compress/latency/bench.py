@@ -75,7 +75,7 @@ class Bench:
         return [sorted(timings, key=lambda t: t.ratio)[len(rounds) // 2] for timings in zip(*rounds, strict=True)]
 
     def _round(self, dense: Path, files: Sequence[Path]) -> list[Took]:
-        how = Timing(threads=self.threads, warm_up=20, budget_seconds=SECONDS * (1 + len(files)))
+        how = Timing(self.threads, warm_up=20, budget_seconds=SECONDS * (1 + len(files)), fresh=False)
         (first, *others), _ = targets.find(self.target).measure([dense, *files], how, self.target)
         before = _time(first)
         times = [(m, _time(m)) for m in others]

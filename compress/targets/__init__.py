@@ -35,6 +35,7 @@ class Timing:
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
         shapes: of inputs, by name, where a file leaves more open than its batch.
+        fresh: whether a fresh process for each file also tells what loading, the first inference and memory take.
     """
 
     threads: int = 1
@@ -43,6 +44,7 @@ class Timing:
     budget_seconds: float = 10.0
     batch: int = 1
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fresh: bool = True
 
 
 @dataclass(frozen=True)
