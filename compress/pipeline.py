@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compress import __version__, machine, stages, targets
+from compress import __version__, latency, machine, stages, targets
 from compress.app import stage as app
 from compress.assemble import assemble
 from compress.checkpoint import save_weights
@@ -77,6 +77,8 @@ def start(recipe: Recipe, directory: RunDirectory, display: Display) -> Run:
         UsageError: something asked for does not exist or does not fit; hours later would be too late.
         RunError: a target cannot be reached.
     """
+    for step in recipe.prune:
+        latency.check(step.budget, recipe.validate_.targets)
     for target in recipe.validate_.targets:
         _check_target(target, recipe.export)
     device = machine.device(recipe.device)

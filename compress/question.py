@@ -74,9 +74,10 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
             "--units, --epochs, --finetune-epochs and budgets belong to one step: "
             "add --method, or use --set prune.0.KEY=VALUE"
         )
-    if sum(name in given for name in forms) > 1 or not (budget or _needs_no_budget(given)):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in forms)
-        raise UsageError(f"--method needs one of {options}; got {' and '.join(budget) or 'none'}")
+    asked = [name for name in forms if name in given]
+    if len(asked) > 1 or not (asked or _needs_no_budget(given)):
+        options, found = (", ".join(f"--{name.replace('_', '-')}" for name in names) for names in (forms, asked))
+        raise UsageError(f"--method needs one of {options}; got {found or 'none'}")
     tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}
     return {**rest, "budget": budget, **tune}
 

@@ -13,7 +13,7 @@ Cost = Callable[[Keep], int]
 
 
 def comparable(ranking: Ranking, scores: Mapping[str, Tensor], units: Units, cost: Cost) -> dict[str, Tensor]:
-    r"""The scores as a ranking compares them; what is -inf stays it.
+    r"""The scores as a ranking compares them: in the order that they have within a layer; what is -inf stays it.
 
     ``raw`` takes them as they are. ``normalised`` divides by the layer's mean. ``balanced`` asks by how much the
     logarithm of what a layer keeps falls when its least unit goes, for what the unit costs:
@@ -43,6 +43,8 @@ def comparable(ranking: Ranking, scores: Mapping[str, Tensor], units: Units, cos
 def logarithmic_gain(score: Tensor) -> Tensor:
     """By how much the logarithm of the sum falls when a unit goes, those that rank lower being gone.
 
+    A score of 0 or less adds nothing to the sum and is left as it is, so that such units keep their order.
+
     >>> logarithmic_gain(torch.tensor([1.0, 2.0, 0.0])).exp()
     tensor([1.5000,    inf, 1.0000], dtype=torch.float64)
     """
@@ -50,4 +52,4 @@ def logarithmic_gain(score: Tensor) -> Tensor:
     falling = score[order].clamp_min(0).double()
     gain = -torch.log1p(-falling / falling.cumsum(0).clamp_min(1e-300))
     placed = torch.empty_like(gain).index_copy_(0, order, gain)
-    return placed.where(score > -torch.inf, -torch.inf)
+    return placed.where(score > 0, score.double())

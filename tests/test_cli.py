@@ -22,6 +22,8 @@ from tests.conftest import NET, Project, Server, invoke, report_of
 
 STEP = ("--method", "magnitude", "--sparsity", 0.5, "--epochs", 0, "--finetune-epochs", 0, "--format", "onnx")
 
+TIMED = ("--set", "prune.0.units=channel", "--set", 'prune.0.budget={latency="2ms"}')
+
 BAD = {
     "none": "return None",
     "no_train": "return {'test': part(8)}",
@@ -93,6 +95,8 @@ def refused(ended: Result) -> str:
             ["--method", "admm"],
             "needs one of --sparsity, --compression, --macs, --drop-points, --latency-budget; got none",
         ),
+        (["--method", "pfec", "--units", "channel", "--sparsity", ".5", "--macs", ".5"], "got --sparsity, --macs"),
+        (["--method", "pfec", "--sparsity", ".5", "--latency-budget", ".5x"], "got --sparsity, --latency-budget"),
         (["--model", "lenet5"], "--model or --data without a recipe needs --method with a budget"),
         (["--epochs", "few"], "'few' is not a valid integer; see"),
         (["--sparsty", "0.5"], "No such option '--sparsty'"),
@@ -107,6 +111,8 @@ def test_bad_words_are_answered_in_one_line(words: Sequence[str], said: str, out
     ("words", "said"),
     [
         (["--target", "locla"], "no target 'locla'; did you mean local?"),
+        ([*TIMED, "--target", "qemu-aarch64"], "the first target, qemu-aarch64, only compares outputs"),
+        ([*TIMED, "--target", "mcu"], "target mcu counts instructions; write a share"),
         (["--format", "onx"], "no export format 'onx'; did you mean onnx, onnx-int8, onnx-fp16?"),
         (["--model", "lenet"], "did you mean lenet5"),
         (["--model", "torchvision:resnet81"], "no such classifier; did you mean resnet18"),

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from compress.budget import Budget, Goal
 from compress.channel_units import ChannelUnits
 from compress.compaction import channel_groups
 from compress.errors import RunError, UsageError
-from compress.latency import table
+from compress.latency import laboratory, table
+from compress.progress import Display
 from compress.recipe_text import build
 from compress.targets import Latency, Measurement, Speedup, Timing
 
@@ -54,6 +56,7 @@ class Clock:
 
     def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
         self.measured += 1
+        assert not how.fresh, "nothing is asked but the time"
         times = [self.times[path.name] for path in paths]
         found = [
             Measurement(
@@ -159,6 +162,130 @@ def test_a_time_out_of_reach_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch
         searched(Clock(lambda model: 4.0 + share(model)), "0.5x", monkeypatch)
 
 
+def test_a_network_that_is_fast_enough_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(lambda model: 5.0 * share(model))
+    found = searched(clock, "6ms", monkeypatch)
+    assert {"0": 64, "2": 64} == found["keep"]
+    assert {} == found["table"]
+    assert clock.measured == 3, "no other network was measured"
+
+
+def test_a_block_of_zeros_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loses nothing, so that nothing else has to."""
+    model = network()
+    with torch.no_grad():
+        for value in model[2].parameters():  # type: ignore[index]
+            value.zero_()
+    clock = Clock(lambda model: sum(layers(model)))
+    monkeypatch.setattr(targets, "find", lambda target: clock)
+    budget = Budget(latency="0.75x")
+    assert {"0": 64, "2": 8} == latency.search(model, model, budget, latency.Bench("c", clock.write, SHAPE))["keep"]
+
+
+def test_what_cannot_be_reached_still_loses_no_channel_for_nothing() -> None:
+    rows = {"a": table.Row((8, 16), (0.0, 0.0)), "b": table.Row((8, 16), (0.2, 0.0))}
+    lost = dict.fromkeys(rows, np.array([3.0, 0.0]))
+    assert {"a": 16, "b": 8} == table.narrowest(rows, lost, 0.9)
+
+
+def test_counts_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counter(Clock):
+        UNIT = "instructions"
+
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
+            super().measure(paths, how, target)
+            counts = [round(self.times[path.name]) for path in paths]
+            return [
+                Measurement(p.name, "counter", "C", 1, "measured", instructions=n)
+                for p, n in zip(paths, counts, strict=True)
+            ], None
+
+    clock = Counter(lambda model: 1e6 * share(model))
+    found = searched(clock, "0.5x", monkeypatch)
+    assert found["ratio"] == pytest.approx(share_of(found), rel=1e-3)
+    assert clock.measured == 1 + 2 + len(found["tried"]), "as it is, 14 networks of one block in two turns, candidates"
+
+
+def test_a_device_holds_few_large_networks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    class Device(Clock):
+        def measure(self, paths: list[Path], how: Timing, target: str) -> tuple[list[Measurement], Speedup | None]:
+            held.append(len(paths) - 1)
+            return super().measure(paths, how, target)
+
+    size = 4 * sum(value.numel() for value in network().parameters())
+    monkeypatch.setattr(laboratory, "TOGETHER_BYTES", 3 * size)
+    few = searched(Device(share), "0.5x", monkeypatch)
+    assert max(held) == 3
+    monkeypatch.setattr(laboratory, "TOGETHER_BYTES", size // 2)
+    held.clear()
+    assert few == searched(Device(share), "0.5x", monkeypatch)
+    assert max(held) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "on", "said"),
+    [
+        ("0.5x", (), "needs a target to measure on"),
+        ("0.5x", ("qemu-aarch64", "local"), "qemu-aarch64, only compares outputs"),
+        ("2ms", ("mcu:cortex-m7",), "counts instructions; write a share"),
+    ],
+)
+def test_a_target_that_cannot_hold_a_budget_is_known_at_once(asked: str, on: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        latency.check(Budget(latency=asked), on)
+    latency.check(Budget(sparsity=0.5), on)
+
+
+def test_targets_that_hold_a_budget_pass() -> None:
+    for asked, target in (("0.5x", "local"), ("2ms", "web"), ("2ms", "c:portable"), ("0.5x", "mcu")):
+        latency.check(Budget(latency=asked), (target, "qemu-aarch64"))
+
+
+def chosen_for(monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> tuple[str, latency.Bench]:
+    """What the second step of a recipe asks, and under which name its answer is kept."""
+    first = {"method": "pfec", "units": "channel", "budget": {"macs": 0.5}, "round_channels": 16}
+    second = {"method": "pfec", "units": "channel", "budget": {"latency": "0.5x"}}
+    names: list[str] = []
+    asked: list[latency.Bench] = []
+
+    def decide(name: str, choose: Any) -> Any:
+        names.append(name)
+        return choose()
+
+    def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: latency.Bench) -> dict[str, Any]:
+        asked.append(bench)
+        return {"keep": {"0": 16}}
+
+    monkeypatch.setattr(latency, "search", search)
+    run: Any = SimpleNamespace(
+        recipe=build({"prune": [first, second], **recipe}),
+        key="network",
+        directory=SimpleNamespace(decide=decide),
+        display=Display(quiet=True),
+        write=latency.no_writer,
+        data=SimpleNamespace(input_shape=SHAPE),
+        model=lambda payload: network(),
+        payloads={"dense": {}},
+        latencies=[],
+    )
+    assert Budget(keep={"0": 16}) == latency.counts(run, 1, {})
+    return names[0], asked[0]
+
+
+def test_widths_are_those_that_compaction_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rounds as an earlier step does; widths between would be filled up again."""
+    assert 16 == chosen_for(monkeypatch)[1].multiple
+
+
+def test_what_was_measured_with_other_threads_or_images_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[dict[str, Any]] = [{}, {"validate": {"threads": 2}}, {"export": {"batch": 4}}]
+    names = [chosen_for(monkeypatch, **change)[0] for change in changes]
+    assert 3 == len(set(names))
+    assert names[0] == chosen_for(monkeypatch, validate={"seconds": 3.0})[0]
+
+
 def test_a_network_without_channels_to_remove_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
     clock = Clock(lambda model: 1.0)
@@ -248,4 +375,8 @@ def test_the_widths_chosen_lose_least(blocks: list[list[tuple[int, float]]], nee
         assert round(sum(saved for saved, _ in got) * table.STEPS) >= needed
         assert sum(loss for _, loss in got) == pytest.approx(min(enough))
     else:
-        assert chosen == {block: 1 for block in rows}
+        most = [max(row.saved) for row in rows.values()]
+        assert [saved for saved, _ in got] == most
+        assert sum(loss for _, loss in got) == pytest.approx(
+            sum(min(loss for saved, loss in each if saved == best) for each, best in zip(figures, most, strict=True))
+        )

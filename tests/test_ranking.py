@@ -1,6 +1,7 @@
 """One ranking over all layers: a hand case of each, and what they spare."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,18 @@ def test_balanced_asks_what_a_unit_costs() -> None:
 def test_what_is_gone_stays_behind_all_else() -> None:
     found = ranked("balanced", {"a": torch.tensor([0.0, -torch.inf, 2.0])})["a"]
     assert found == [0.0, -math.inf, math.inf]
+
+
+@pytest.mark.parametrize("ranking", ["raw", "normalised", "balanced"])
+def test_the_order_in_a_layer_is_that_of_the_scores(ranking: Any) -> None:
+    """Logarithms of ratios and dropped units are scored below 0 by their methods, and dead ones 0."""
+    scores = {"a": torch.tensor([-9.0, -1.0, 2.0, 0.0, -4.0, 5.0]), "b": torch.tensor([-3.0, -1.0, -2.0, -4.0])}
+    units = element_units(scores)
+    for count in range(2, 10):
+        kept = select(Budget(sparsity=1 - count / 10, ranking=ranking), units, scores)
+        assert sum(int(k.sum()) for k in kept.values()) == count
+        for block, score in scores.items():
+            assert score[kept[block]].min() > max(score[~kept[block]].tolist(), default=-math.inf)
 
 
 @settings(deadline=None)

@@ -11,7 +11,7 @@ step says ``round_channels`` otherwise.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from compress.run_directory import key_of
 if TYPE_CHECKING:  # which imports this module
     from compress.stages import Payload, Run
 
-__all__ = ["Bench", "Write", "counts", "no_writer", "search"]
+__all__ = ["Bench", "Write", "check", "counts", "no_writer", "search"]
 
 SEARCHES = 8
 """Whole candidates measured, at most."""
@@ -38,6 +38,30 @@ NEAR = 1.02
 """A candidate may take this much longer than asked: less than a measurement varies."""
 CLOSE = 0.98
 """A candidate that takes this share of the time asked for, or more, ends the search."""
+
+
+def check(budget: Budget, asked: Sequence[str]) -> None:
+    """Whether the first target can hold a budget of time at all; any other budget passes.
+
+    Args:
+        budget: of a step.
+        asked: targets, as in the recipe.
+
+    Raises:
+        UsageError: there is none, or it measures something else.
+    """
+    if budget.latency is None:
+        return
+    said = f"latency budget {budget.latency}"
+    if not asked:
+        raise UsageError(f"{said} needs a target to measure on; add --target local")
+    unit = targets.unit(asked[0])
+    if not unit:
+        raise UsageError(
+            f"{said}: the first target, {asked[0]}, only compares outputs; put one that measures before it"
+        )
+    if unit != "ms" and Goal.read(budget.latency).ms is not None:
+        raise UsageError(f"{said}: target {asked[0]} counts {unit}; write a share of the dense network's, such as 0.5x")
 
 
 def counts(run: "Run", number: int, before: "Payload") -> Budget:
@@ -49,10 +73,12 @@ def counts(run: "Run", number: int, before: "Payload") -> Budget:
         before: the network it starts from.
     """
     step, checking = run.recipe.prune[number], run.recipe.validate_
-    target, multiple = checking.targets[0], step.round_channels
+    # as compaction rounds after this step
+    target, multiple = checking.targets[0], max(step.round_channels for step in run.recipe.prune[: number + 1])
     if multiple == 1 and ".onnx" in targets.find(target).SUFFIXES:
         multiple = BLOCK
-    key = key_of(network=run.key, budget=asdict(step.budget), target=target, multiple=multiple)[:12]
+    how = {"target": target, "threads": checking.threads, "batch": run.recipe.export.batch, "multiple": multiple}
+    key = key_of(network=run.key, budget=asdict(step.budget), **how)[:12]
 
     def choose() -> dict[str, Any]:
         with run.display.stage(f"latency-{number} {step.budget.latency} on {target}", 0):
@@ -66,6 +92,8 @@ def counts(run: "Run", number: int, before: "Payload") -> Budget:
 
 def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> dict[str, Any]:
     """Measure what every width saves, then candidates until one takes the time asked for.
+
+    A network that takes no more as it is stays as it is, and has no table.
 
     Args:
         model: to be narrowed, on the CPU, in evaluation mode.
@@ -86,14 +114,17 @@ def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> 
         raise UsageError("the network has no channel that can be removed exactly; see compress inspect")
     with tempfile.TemporaryDirectory(prefix="compress-latency-") as folder:
         laboratory = Laboratory(subject, bench, bench.write(dense, Path(folder, "dense")))
-        whole = laboratory.measured([{}])[0].timing
-        rows = table.measured(
-            subject.units,
-            subject.least,
-            bench.multiple,
-            lambda asked: [whole.ratio - candidate.timing.ratio for candidate in laboratory.measured(asked)],
-        )
-        tried = _approach(laboratory, rows, whole, goal)
+        tried, rows = laboratory.measured([subject.units.blocks]), dict[str, Row]()
+        whole = tried[0].timing
+        bench.tell(0, f"the network as it is takes {whole.ratio:.3f} of the dense network's time")
+        if whole.ratio > goal.share(whole.dense):
+            rows = table.measured(
+                subject.units,
+                subject.least,
+                bench.multiple,
+                lambda asked: [whole.ratio - candidate.timing.ratio for candidate in laboratory.measured(asked)],
+            )
+            tried = _approach(laboratory, rows, whole, goal)
     return {**_chosen(tried, goal, budget, bench.target), "table": {block: asdict(row) for block, row in rows.items()}}
 
 
@@ -111,6 +142,8 @@ def _approach(laboratory: Laboratory, rows: Mapping[str, Row], whole: Took, goal
         key = tuple(widths.values())
         if key not in tried:
             tried[key] = laboratory.measured([widths])[0]
+            said = f"candidate {len(tried)} takes {tried[key].timing.ratio:.3f} of the dense network's time"
+            laboratory.bench.tell(len(tried), said)
         timing = tried[key].timing
         asked = goal.share(timing.dense)
         if CLOSE * asked <= timing.ratio <= NEAR * asked:

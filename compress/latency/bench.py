@@ -1,4 +1,4 @@
-"""Took of exported networks on a target, each beside the dense one."""
+"""Times of exported networks on a target, each beside the dense one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from compress.errors import RunError, UsageError
 from compress.targets import Measurement, Timing
 
 BLOCK = 8
+"""Channels that ONNX Runtime's kernels compute together."""
 SECONDS = 0.75
 """Timed of each file in each measurement."""
 ROUNDS = 3
@@ -54,7 +55,7 @@ class Bench:
         input_shape: (C, H, W).
         threads: that one operator may use.
         multiple: widths are multiples of this.
-        tell: takes how many networks are measured, and a line about it.
+        tell: takes how far a search is, and a line about it.
     """
 
     target: str
@@ -65,16 +66,16 @@ class Bench:
     tell: Callable[[int, str], None] = lambda done, text: None
 
     def times(self, dense: Path, files: Sequence[Path]) -> list[Took]:
-        """Every file beside the dense network's, the median of the rounds.
+        """Every file beside the dense network's, the median of the rounds; counts, which do not vary, are taken once.
 
         Raises:
             RunError: one of them was not measured.
         """
-        rounds = [self._round(dense, files) for _ in range(ROUNDS)]
-        return [sorted(timings, key=lambda t: t.ratio)[ROUNDS // 2] for timings in zip(*rounds, strict=True)]
+        rounds = [self._round(dense, files) for _ in range(ROUNDS if targets.unit(self.target) == "ms" else 1)]
+        return [sorted(timings, key=lambda t: t.ratio)[len(rounds) // 2] for timings in zip(*rounds, strict=True)]
 
     def _round(self, dense: Path, files: Sequence[Path]) -> list[Took]:
-        how = Timing(threads=self.threads, warm_up=20, budget_seconds=SECONDS * (1 + len(files)))
+        how = Timing(self.threads, warm_up=20, budget_seconds=SECONDS * (1 + len(files)), fresh=False)
         (first, *others), _ = targets.find(self.target).measure([dense, *files], how, self.target)
         before = _time(first)
         times = [(m, _time(m)) for m in others]

@@ -18,6 +18,8 @@ from compress.latency.table import Floats, Row
 
 TOGETHER = 12
 """Files beside the dense one in one measurement, at most: a device holds them all at once."""
+TOGETHER_BYTES = 256_000_000
+"""Weights in these files, at most, where they are more than one."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class Subject:
 
     def lost(self, rows: Mapping[str, Row]) -> dict[str, Floats]:
         """What goes of every block at each of its widths, as ``balanced`` of `compress.ranking` counts it."""
-        sums = {block: np.sort(score.double().numpy())[::-1].cumsum() for block, score in self.scores.items()}
+        # clipped: a block of zeros loses nothing
+        sums = {b: np.sort(score.double().numpy())[::-1].cumsum().clip(1e-300) for b, score in self.scores.items()}
         return {
-            block: len(sums[block]) * np.log(sums[block][-1] / sums[block][np.array(row.widths) - 1].clip(1e-300))
+            block: len(sums[block]) * np.log(sums[block][-1] / sums[block][np.array(row.widths) - 1])
             for block, row in rows.items()
         }
 
@@ -99,13 +102,16 @@ class Laboratory:
     def measured(self, asked: Sequence[Mapping[str, int]]) -> list[Candidate]:
         """Networks of the widths asked for."""
         found: list[Candidate] = []
-        for start in range(0, len(asked), TOGETHER):
-            some = asked[start : start + TOGETHER]
+        size = 4 * sum(value.numel() for value in self.subject.model.parameters())
+        together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
+        for start in range(0, len(asked), together):
+            some = asked[start : start + together]
             networks = [self.subject.narrowed(widths) for widths in some]
             with tempfile.TemporaryDirectory(prefix="compress-latency-") as folder:
                 files = [self.bench.write(net, Path(folder, f"candidate{n}")) for n, net in enumerate(networks)]
                 timings = self.bench.times(self.dense, files)
             macs = [cost.macs(network, self.bench.input_shape) for network in networks]
             found += map(Candidate, map(dict, some), macs, timings)
-            self.bench.tell(len(found), f"{len(found)} of {len(asked)} networks measured")
+            if len(asked) > 1:
+                self.bench.tell(len(found), f"{len(found)} of {len(asked)} networks with one block narrowed measured")
         return found

@@ -71,7 +71,7 @@ def choices(size: int, least: int, multiple: int) -> tuple[int, ...]:
 
 
 def narrowest(rows: Mapping[str, Row], lost: Mapping[str, Floats], needed: float) -> dict[str, int]:
-    """Widths that save the time needed and lose least; the narrowest of all where none save so much.
+    """Widths that save the time needed, or the most that there is to save, and lose least.
 
     The multiple-choice knapsack, exact for times counted in `STEPS`: one width for every block, the sum of what is lost
     as small as possible, the sum of what is saved at least as asked.
@@ -85,7 +85,8 @@ def narrowest(rows: Mapping[str, Row], lost: Mapping[str, Floats], needed: float
     >>> narrowest(rows, {"a": np.array([5.0, 0.0]), "b": np.array([1.0, 0.0])}, 0.1)
     {'a': 2, 'b': 1}
     """
-    target = max(0, round(needed * STEPS))
+    most = sum(round(row.saved[0] * STEPS) for row in rows.values())
+    target = min(max(0, round(needed * STEPS)), most)
     least = np.full(target + 1, np.inf)  # lost by the blocks so far when they save at least so many parts
     least[0] = 0.0
     taken: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
@@ -95,8 +96,6 @@ def narrowest(rows: Mapping[str, Row], lost: Mapping[str, Floats], needed: float
         sums = least[before] + lost[block][:, None]
         taken.append((sums.argmin(0), before))
         least = sums.min(0)
-    if not np.isfinite(least[target]):
-        return {block: row.widths[0] for block, row in rows.items()}
     chosen = {}
     for block, (option, before) in zip(reversed(list(rows)), reversed(taken), strict=True):
         number = int(option[target])

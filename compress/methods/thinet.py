@@ -37,7 +37,7 @@ class ThiNet(PruningMethod):
 
     Both need only the samples' Gram matrix. Where several layers read the same channels their objectives add up,
     and each gets scales of its own. The greedy order is a ranking within the layer, and its place there, from 0 to
-    1, is the score: a global budget takes about the same fraction of every layer, as the paper does.
+    1, is the score: ranked raw, a global budget takes about the same fraction of every layer, as the paper does.
 
     All layers are measured on the network as it came, at once; the paper goes layer by layer and retrains after
     each, which ``rounds`` come near to.

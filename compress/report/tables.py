@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compress.report.fields import Report, clean, number, rows, sequence, text, total, value
+from compress.report.fields import Report, clean, number, numbers, rows, sequence, text, total, value
 from compress.report.formats import (
     UNKNOWN,
     count,
@@ -135,16 +135,22 @@ def latency_widths(report: Report) -> Table:
     body = tuple(
         (
             f"prune-{count(number(found, 'step'))}",
-            str(block),
-            f"{row['widths'][-1]} to {width}",
-            percent(row["saved"][row["widths"].index(width)]),
+            clean(block),
+            f"{count(max(saved))} to {count(width)}",
+            percent(saved[width]),
         )
         for found in rows(report, "latency_budgets")
-        for block, row in found.get("table", {}).items()
-        if (width := found["keep"][block]) in row["widths"]
+        for block, width in (value(found, "keep") or {}).items()
+        if width in (saved := _saved(found, block))
     )
     title = "What every chosen width saves alone, in shares of the dense network's time"
     return Table("latency_widths", title, ("Step", "Channels of", "From and to", "Time saved"), body, words=3)
+
+
+def _saved(found: Report, block: str) -> dict[float, float]:
+    """Time that every width of a block saves; empty where no table was measured."""
+    row = value(found, "table", block) or {}
+    return dict(zip(numbers(row, "widths"), numbers(row, "saved"), strict=False))
 
 
 def _share(ratio: float | None) -> str:

@@ -1,7 +1,7 @@
 """What a report says in plain sentences: pure functions of it, shared by the page and the console.
 
 A clause is written only where its numbers are known, and a speed-up is claimed only where its whole spread
-lies above 1.0, whatever the report's own flag says.
+lies well above 1.0, whatever the report's own flag says.
 """
 
 from dataclasses import dataclass

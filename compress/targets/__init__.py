@@ -3,7 +3,8 @@
 A file ``foo_bar.py`` is the target ``foo-bar``; ``foo-bar:ADDRESS`` is the same with an address that the target reads
 itself.
 Each says in ``SUFFIXES`` which files it runs and gives ``measure(paths, how, target)``: the dense file first, then what
-is compared with it. One that must be reached first says so in ``check(target)``.
+is compared with it. One that must be reached first says so in ``check(target)``, one that measures something else than
+milliseconds in ``UNIT``.
 """
 
 import importlib
@@ -34,6 +35,7 @@ class Timing:
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
         shapes: of inputs, by name, where a file leaves more open than its batch.
+        fresh: whether a fresh process for each file also tells what loading, the first inference and memory take.
     """
 
     threads: int = 1
@@ -42,6 +44,7 @@ class Timing:
     budget_seconds: float = 10.0
     batch: int = 1
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fresh: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,16 @@ def find(target: str) -> ModuleType:
     if name not in names():
         raise UsageError(f"no target {target!r}; {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def unit(target: str) -> str:
+    """What a target measures: "ms", "instructions", or "" where it only compares outputs.
+
+    >>> unit("local"), unit("mcu"), unit("qemu-aarch64")
+    ('ms', 'instructions', '')
+    """
+    found: str = getattr(find(target), "UNIT", "ms")
+    return found
 
 
 def check(target: str) -> Mapping[str, str]:

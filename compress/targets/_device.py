@@ -58,6 +58,9 @@ WHOLE = {f"tensor({name})": name for name in ("int64", "int32", "int8", "uint8",
 
 FRESH_TIMEOUT_SECONDS = 300
 
+UNKNOWN = {"load_ms": None, "first_ms": None, "peak_memory_bytes": None}
+"""What a fresh process would have told."""
+
 ARM_CORES = {
     "0xc07": "Cortex-A7", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15", "0xc0e": "Cortex-A17", "0xd03": "Cortex-A53",
     "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73",
@@ -78,6 +81,7 @@ def measure(
     budget_seconds: float,
     batch: int,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    fresh: bool = True,
     others: Mapping[str, Subject | Findings] | None = None,
 ) -> dict[str, Any]:
     """Raw findings, as JSON can hold them.
@@ -90,21 +94,22 @@ def measure(
         budget_seconds: for the timed blocks of all files.
         batch: used where the file leaves its batch open.
         shapes: of inputs, by name, where a file leaves more open than its batch.
+        fresh: whether a fresh process for each file also tells what loading, the first inference and memory take.
         others: files that something else than ONNX Runtime runs.
 
     Returns:
         ``device``: what it is; ``files``: of each its findings, and ``samples_ns`` (a list for each repeat).
     """
     before = conditions("before")
-    opened = [(others or {}).get(path) or _open(path, threads, batch, shapes or {}) for path in paths]
+    opened = [(others or {}).get(path) or _open(path, threads, batch, shapes or {}, fresh) for path in paths]
     timings = iter(timed([found[0] for found in opened if isinstance(found, tuple)], warm_up, repeats, budget_seconds))
     device = {**describe(), **before, **conditions("after")}
     files = [{"samples_ns": next(timings), **it[1]()} if isinstance(it, tuple) else it for it in opened]
     return {"device": device, "files": files}
 
 
-def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int]]) -> Subject | Findings:
-    """What times a file, and a fresh process that opens it; or why it does not run."""
+def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int]], fresh: bool) -> Subject | Findings:
+    """What times a file, and a fresh process that opens it where one is wanted; or why it does not run."""
     try:
         session = open_session(path, threads)
         feed = feed_for(session, batch, shapes)
@@ -112,7 +117,8 @@ def _open(path: str, threads: int, batch: int, shapes: Mapping[str, Sequence[int
     except Exception as error:  # whatever one file does, the others are measured
         return {"reason": (str(error).strip().splitlines() or [type(error).__name__])[0]}
     run = functools.partial(session.run, None, feed)
-    return functools.partial(block, run), functools.partial(fresh_process, path, threads, feed)
+    alone = functools.partial(fresh_process, path, threads, feed) if fresh else functools.partial(dict, UNKNOWN)
+    return functools.partial(block, run), alone
 
 
 def open_session(path: str, threads: int) -> InferenceSession:
@@ -241,7 +247,7 @@ def fresh_process(path: str, threads: int, feed: Feed) -> Findings:
         )
         found: Findings = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
-        return {"load_ms": None, "first_ms": None, "peak_memory_bytes": None}
+        return dict(UNKNOWN)
     return found
 
 

@@ -99,9 +99,11 @@ def measure(paths: Sequence[Path], how: Timing, target: str) -> tuple[list[Measu
     timings = iter(_device.timed(working, how.warm_up, how.repeats, how.budget_seconds))
     files: list[dict[str, Any]] = []
     for path, block in zip(paths, blocks, strict=True):
-        files.append(
-            {"reason": block} if isinstance(block, str) else {"samples_ns": next(timings), **_once(path, flags)}
-        )
+        if isinstance(block, str):
+            files.append({"reason": block})
+        else:
+            alone = _once(path, flags) if how.fresh else _device.UNKNOWN
+            files.append({"samples_ns": next(timings), **alone})
     described = _device.describe()
     device: dict[str, str] = {key: described[key] for key in ("cpu", "architecture", "kernel") if key in described}
     device |= {"compiler": _version(compiler()), "flags": " ".join(flags)}
@@ -133,7 +135,7 @@ def _once(path: Path, flags: tuple[str, ...]) -> dict[str, Any]:
             done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=True)
             first_ms, kilobytes = json.loads(done.stdout)
         except (ExportError, subprocess.SubprocessError, OSError, ValueError):
-            return {"load_ms": None, "first_ms": None, "peak_memory_bytes": None}
+            return dict(_device.UNKNOWN)
     return {"load_ms": None, "first_ms": first_ms, "peak_memory_bytes": kilobytes * 1024 or None}
 
 

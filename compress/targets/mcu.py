@@ -20,6 +20,7 @@ from compress_exporters._c.host import compile_program
 from compress_exporters.artifact import ExportError
 
 SUFFIXES = (".c",)
+UNIT = "instructions"
 
 SHIFT = 5
 """An instruction takes 2**5 ns of the emulator's time; a tick of the 25 MHz timer is 40 ns."""

@@ -8,6 +8,7 @@ from compress.targets import Measurement, Speedup, Timing
 from compress.targets._emulated import Machine, compare, need
 
 SUFFIXES = (".c",)
+UNIT = ""
 
 PROGRAMS = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",

@@ -22,6 +22,7 @@ from compress.targets._device import PROVIDER, feed_for
 from compress.targets._emulated import TIMEOUT_SECONDS, need
 
 SUFFIXES = (".onnx",)
+UNIT = ""
 
 FOLDER_VARIABLE = "COMPRESS_ORT_AARCH64"
 

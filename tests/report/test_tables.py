@@ -73,7 +73,10 @@ def test_the_widths_of_a_latency_budget_show_what_each_saves(report):
     table = {"conv1": {"widths": [8, 16], "saved": [0.125, 0.0]}, "conv2": {"widths": [8, 16], "saved": [0.5, 0.0]}}
     report["latency_budgets"] = [
         {"step": 0, "keep": {"conv1": 8, "conv2": 16}, "table": table},
-        {"step": 1, "keep": {}},
+        {"step": 1, "keep": {"conv1": 8}},
+        {"step": 2, "keep": {"conv1": 8}, "table": None},
+        {"step": 3, "keep": None, "table": table},
+        {"step": 4, "keep": {"conv1": 4, "conv2": 8}, "table": {"conv1": table["conv1"], "conv2": {"widths": [8]}}},
     ]
     assert (
         ("prune-0", "conv1", "16 to 8", "12.50 %"),

@@ -52,6 +52,13 @@ def test_a_file_that_does_not_compile_is_failed_and_the_other_measured(tmp_path:
     assert speedup is None
 
 
+@needs_compiler
+def test_a_file_is_compiled_once_where_only_the_time_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "_once", lambda *given: pytest.fail("compiled again"))
+    (found,), _ = c.measure([written(tmp_path, "model", 0.1)], Timing(budget_seconds=0.1, fresh=False), "c")
+    assert ("measured", None, None) == (found.status, found.first_ms, found.peak_memory_bytes)
+
+
 def test_an_unknown_address_is_refused() -> None:
     with pytest.raises(UsageError, match="write c, or c:portable"):
         check("c:fast")

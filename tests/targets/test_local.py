@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,15 @@ def test_finding_targets_imports_no_runtime() -> None:
     code = "import sys, json, compress.targets as t; t.names(); print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "onnx", "onnxruntime", "numpy"} & set(json.loads(done.stdout))
+
+
+def test_only_the_time_is_measured_where_nothing_else_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, started = write(tmp_path / "m.onnx", [1, 4]), list[object]()
+    monkeypatch.setattr(_device, "fresh_process", lambda *given: started.append(given))
+    found, speedup = local.measure([path, path], replace(QUICK, fresh=False), "local")
+    assert speedup is not None
+    assert [("measured", None, None)] * 2 == [(m.status, m.load_ms, m.peak_memory_bytes) for m in found]
+    assert not started
 
 
 def test_an_address_is_refused_before_anything_is_done() -> None:
