@@ -22,8 +22,8 @@ from compress_exporters._c.host import FLAGS, WARNINGS
 from compress_exporters._c.integer_weights import _stream, walk_of
 from compress_exporters._c.net import Net
 from compress_exporters._c.source import source_of
-from compress_exporters.c_int8 import SCHEME
-from compress_exporters.onnx_int8 import Scheme, quantized
+from compress_exporters.c_int8 import in_integers
+from compress_exporters.onnx_int8 import Scheme
 from tests.exporters.integer_reference import integer_answer
 from tests.exporters.test_c import NETWORKS, answers, sparse
 
@@ -74,7 +74,7 @@ def rounded(model: nn.Module, folder: Path, shape: tuple[int, int, int] = SHAPE)
     """A network in QDQ form."""
     dense.export(Request(model.eval(), shape), folder / "float.onnx")
     images = calibration(shape)
-    return quantized(onnx.load(folder / "float.onnx"), images, images[:8], SCHEME)[0]
+    return in_integers(onnx.load(folder / "float.onnx"), images, images[:8])[0]
 
 
 def as_c(graph: onnx.ModelProto, path: Path) -> Path:
@@ -159,6 +159,17 @@ def test_it_is_near_to_float_and_to_onnx_runtime(name: str, tmp_path: Path) -> N
     assert 1e-5 * largest < abs(found - real).max() < 0.05 * largest
 
 
+@needs_compiler
+@pytest.mark.parametrize("limits", [nn.ReLU6(), nn.Hardtanh(-0.5, 2.0), nn.ReLU()])
+def test_limits_hold_where_the_result_stays_a_float(limits: nn.Module, tmp_path: Path) -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(4, 9, 1), limits), 1.0)
+    images = torch.from_numpy(np.concatenate(calibration(SHAPE)))
+    expected = model(images).detach().reshape(len(images), -1).numpy()
+    found = answers(as_c(rounded(model, tmp_path), tmp_path / "net.c"), images)
+    assert abs(found - expected).max() < 0.05 * abs(expected).max()
+    assert (found.min(), found.max()) == pytest.approx((expected.min(), expected.max()), rel=0.02)
+
+
 def test_between_input_and_scores_all_is_integer(tmp_path: Path) -> None:
     code = source_of(rounded(sparse(Narrow(), 0.3), tmp_path), Path("net.c")).code
     steps = re.findall(r"static void net_\d+_(\w+)\((.*)\)\n", code)
@@ -173,7 +184,7 @@ def test_layers_may_stay_in_float_among_those_that_do_not(tmp_path: Path) -> Non
     dense.export(Request(model.eval(), SHAPE), tmp_path / "float.onnx")
     images = calibration(SHAPE)
     scheme = Scheme(("Conv",), seven_bits=False, signed=True)
-    graph, _ = quantized(onnx.load(tmp_path / "float.onnx"), images, images[:8], scheme)
+    graph, _ = in_integers(onnx.load(tmp_path / "float.onnx"), images, images[:8], scheme)
     path = as_c(graph, tmp_path / "net.c")
     steps = re.findall(r"static void net_\d+_(\w+)\(const (\w+) .*, (\w+) \*", path.read_text())
     assert {("linear", "float", "float"), ("conv", "int8_t", "int8_t")} <= set(steps)
