@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compress.onnx_file import predict, session
@@ -244,10 +245,65 @@ def test_scaled_values_add_up_within_32_bits(factors: list[float], data: st.Data
     byte = st.integers(-128, 127)
     zeros, q = ([data.draw(byte) for _ in factors] for _ in range(2))
     zero = data.draw(byte)
-    m, start, shift = fixed_point.weighted(np.array(factors), zeros, zero)
+    weighted = fixed_point.weighted(np.array(factors), zeros, zero)
+    assert weighted
+    m, start, shift = weighted
     assert abs(start) + 128 * sum(map(abs, m)) < 2**31
     exact = zero + sum(f * (a - z) for f, a, z in zip(factors, q, zeros, strict=True))
     assert abs(((start + sum(a * b for a, b in zip(m, q, strict=True))) >> shift) - exact) <= 0.51
+
+
+@needs_compiler
+@pytest.mark.parametrize(("inputs", "bias"), [(70_000, 0), (10, 2**31 - 1)])
+def test_sums_beyond_32_bits_are_computed_in_float(inputs: int, bias: int, tmp_path: Path) -> None:
+    graph = layer_of(np.full((2, inputs), 127, np.int8), np.array([bias, -bias], np.int32))
+    path = as_c(graph, tmp_path / "net.c")
+    largest = inputs * 127 * 255 * 1e-5  # (q - zero) is 255 everywhere, scales 0.01 and 0.001
+    expected = [[largest + bias * 1e-5, largest - bias * 1e-5]]
+    np.testing.assert_allclose(answers(path, torch.full((1, inputs), 2.55)), expected, rtol=1e-4)
+
+
+def layer_of(weight: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
+    """A linear layer in QDQ form: scale 0.01 of the input, whose zero is -128, and 0.001 of the weights."""
+    each = len(weight)
+    held = {
+        "scale": np.float32(0.01), "zero": np.int8(-128),
+        "q": weight, "w_scale": np.full(each, 0.001, np.float32), "w_zero": np.zeros(each, np.int8),
+        "b": bias, "b_scale": np.full(each, 1e-5, np.float32), "b_zero": np.zeros(each, np.int32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "w_scale", "w_zero"], ["weight"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "b_scale", "b_zero"], ["bias"], axis=0),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["given"]),
+        helper.make_node("Gemm", ["given", "weight", "bias"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, weight.shape[1]])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, each])
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in held.items()]
+    return helper.make_model(helper.make_graph(nodes, "layer", [x], [y], tensors))
+
+
+@needs_compiler
+def test_a_rescaling_that_32_bits_do_not_hold_is_computed_in_float(tmp_path: Path) -> None:
+    coarse, fine = [np.float32(1.0), np.int8(0)], [np.float32(1e-8), np.int8(0)]
+    names = ["coarse", "coarse_zero", "fine", "fine_zero"]
+    held = [numpy_helper.from_array(np.asarray(a), n) for n, a in zip(names, coarse + fine, strict=True)]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *names[:2]], ["a"]),
+        helper.make_node("DequantizeLinear", ["a", *names[:2]], ["b"]),
+        helper.make_node("Add", ["b", "b"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", *names[2:]], ["d"]),
+        helper.make_node("DequantizeLinear", ["d", *names[2:]], ["e"]),
+        helper.make_node("Concat", ["e", "b"], ["f"], axis=1),
+        helper.make_node("QuantizeLinear", ["f", *names[2:]], ["g"]),
+        helper.make_node("DequantizeLinear", ["g", *names[2:]], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])
+    path = as_c(helper.make_model(helper.make_graph(nodes, "g", [x], [y], held)), tmp_path / "net.c")
+    found = answers(path, torch.tensor([[2.0, 0.0, -3.0]]))
+    np.testing.assert_allclose(found, [[127e-8, 0, -128e-8] * 2], rtol=1e-5)
 
 
 def test_a_layer_whose_sums_could_overflow_stays_in_float() -> None:
