@@ -26,7 +26,7 @@ from compress.progress import Display
 from compress.recipe import DataSection
 from compress.run_directory import RunDirectory, key_of
 from compress.stages import digest
-from compress.validate import TOLERANCES, accuracy, check_gates
+from compress.validate import TOLERANCES, accuracy, check_files, check_gates
 from compress.validation import latency
 from compress_exporters import Artifact, ExportError
 from compress_exporters._versions import min_ort, opset_of
@@ -210,7 +210,9 @@ def _validate(work: Work, outcome: Outcome) -> dict[str, Any]:
         "size_kb": work.artifacts[1].size_bytes / 1000,
         "speedup_low": speedup["speedup_low"],
     }
-    gates = check_gates(work.asked.validate.gates.model_dump(exclude_none=True), values)
+    limits = work.asked.validate.gates.model_dump(exclude_none=True)
+    further = {name: result.get("accuracy") for name, result in results.items() if name not in (GIVEN, COMPACT)}
+    gates = [*check_gates(limits, values), *check_files(limits, dense, further)]
     equal = all(result["parity"]["passed"] for name, result in results.items() if name != GIVEN)
     return {
         "status": "passed" if equal and all(gate.passed for gate in gates) else "gate_failed",

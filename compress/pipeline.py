@@ -22,6 +22,7 @@ from compress.progress import Display
 from compress.recipe import ExportSection, Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
+from compress.report.words import gate_name
 from compress.run_directory import RunDirectory, key_of
 from compress.stages import Payload, Run, digest
 from compress.train import derive
@@ -239,7 +240,7 @@ def translated(error: BaseException) -> BaseException:
 def failures(report: dict[str, Any]) -> str:
     """The gates and parities that failed, in one line."""
     found = [
-        f"{gate['name']} = {gate['value']} against the limit {gate['limit']}"
+        f"{gate_name(gate)} = {gate['value']} against the limit {gate['limit']}"
         for gate in report["gates"]
         if not gate["passed"]
     ]

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,12 +90,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit the run must meet."""
+    """A limit the run must meet; `file` is a further file that it is held against, None for the run itself."""
 
     name: str
     limit: float
     value: float | None
     passed: bool
+    file: str | None = None
 
     @property
     def message(self) -> str:
@@ -107,7 +108,8 @@ class Gate:
         quantity, side = GATES[self.name]
         found = "was not measured" if self.value is None else f"is {self.value:.6g}"
         verdict = "passed" if self.passed else "failed"
-        return f"{verdict}: {self.name}: {quantity} {found}, limit {side} {self.limit:.6g}"
+        of = f" of {self.file}" if self.file else ""
+        return f"{verdict}: {self.name}: {quantity}{of} {found}, limit {side} {self.limit:.6g}"
 
 
 def parity(
@@ -281,3 +283,23 @@ def check_gates(limits: Mapping[str, float], values: Mapping[str, float | None])
         else:
             gates.append(Gate(name, limit, value, passed=value <= limit if side == "at most" else value >= limit))
     return gates
+
+
+def check_files(limits: Mapping[str, float], dense: float | None, accuracies: Mapping[str, float | None]) -> list[Gate]:
+    """The gate on the accuracy's drop, for each further file: one of fewer bits may lose what the network has kept.
+
+    Args:
+        limits: by gate name.
+        dense: accuracy of the unpruned network, 0..1.
+        accuracies: of further files, by their names.
+    """
+    asked = {name: limit for name, limit in limits.items() if name == "max_accuracy_drop_points"}
+    drops = {
+        file: None if dense is None or accuracy is None else 100 * (dense - accuracy)
+        for file, accuracy in accuracies.items()
+    }
+    return [
+        replace(gate, file=file)
+        for file, drop in drops.items()
+        for gate in check_gates(asked, {"accuracy_drop_points": drop})
+    ]

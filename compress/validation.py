@@ -13,7 +13,7 @@ from compress.onnx_file import session
 from compress.recipe import ValidateSection
 from compress.stages import Payload, Run
 from compress.train import evaluate
-from compress.validate import accuracy, check_gates, parity
+from compress.validate import accuracy, check_files, check_gates, parity
 from compress_exporters import find
 
 _BATCH = 250
@@ -34,7 +34,16 @@ def validate(run: Run, payload: Payload) -> Payload:
         for measured in measurements[:2]:
             part = "dense" if measured["artifact"].startswith("dense.") else "pruned"
             figures[part]["latency_ms"] = measured["latency_ms"]
-        gates = check_gates(asked.gates.model_dump(exclude_none=True), _gated(run, figures, speedup))
+        limits = asked.gates.model_dump(exclude_none=True)
+        further = {
+            name: result["accuracy"]
+            for name, result in results.items()
+            if name != "model.onnx" and not name.startswith("dense.")
+        }
+        gates = [
+            *check_gates(limits, _gated(run, figures, speedup)),
+            *check_files(limits, figures["dense"]["accuracy"], further),
+        ]
         found = results["model.onnx"]["parity"]
         everything = found["passed"] and all(result["parity"]["passed"] for result in results.values())
         return {

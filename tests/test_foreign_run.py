@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from compress import conversion
+from compress.validate import Accuracy
 from compress_exporters import Request, find
 from compress_exporters.artifact import describe
 from tests.conftest import Project, invoke, report_of
@@ -229,6 +230,20 @@ def test_accuracy_is_that_of_validate(file: Path, data: str, tmp_path: Path) -> 
         assert f"accuracy: {report[part]['accuracy']:.2%} " in said
     assert (40, 1.0) == (report["parity"]["samples"], report["parity"]["top1_agreement"])
     assert 40 == report["data"]["test"]
+
+
+def test_the_gate_on_accuracy_holds_every_file(
+    file: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter((0.9, 0.9, 0.6))  # of dense.onnx, model.onnx, model.sparse.onnx
+
+    def accuracy(*given: object, **known: object) -> Accuracy:
+        return Accuracy(next(scores), None, 100, None, None)
+
+    monkeypatch.setattr("compress.foreign_run.accuracy", accuracy)
+    ended = run(file, tmp_path / "run", "--data", data, "--max-accuracy-drop-points", 5)
+    assert 3 == ended.exit_code
+    assert "max_accuracy_drop_points of model.sparse.onnx = 30" in ended.stderr
 
 
 def test_inputs_of_several_kinds_are_fed_and_measured(tmp_path: Path) -> None:

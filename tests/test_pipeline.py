@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from compress.validate import Accuracy
 from compress_exporters import Artifact, Request
 from compress_exporters import onnx as onnx_exporter
 from tests.conftest import NET, Project, Server, invoke, report_of
@@ -300,6 +301,23 @@ def test_a_failed_gate_is_named_and_every_file_is_written(again: Path, user: Pro
     assert [False, False] == [gate["passed"] for gate in found["gates"]]
     assert [] == list(breaches(CONTRACT, found))
     assert (again / "report.html").exists()
+
+
+def test_the_gate_on_accuracy_holds_every_file(
+    again: Path, user: Project, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter((0.9, 0.9, 0.6))  # of dense.onnx, model.onnx, model.sparse.onnx
+
+    def accuracy(*given: object, **known: object) -> Accuracy:
+        return Accuracy(next(scores), None, 100, None, None)
+
+    monkeypatch.setattr("compress.validation.accuracy", accuracy)
+    ended = invoke(*user.words(recipe, "--out", again, "--max-accuracy-drop-points", 5))
+    assert 3 == ended.exit_code
+    assert "max_accuracy_drop_points of model.sparse.onnx = 30" in ended.stderr
+    found = report_of(again)
+    assert [(None, True), ("model.sparse.onnx", False)] == [(gate["file"], gate["passed"]) for gate in found["gates"]]
+    assert [] == list(breaches(CONTRACT, found))
 
 
 def test_one_perturbed_weight_fails_parity(

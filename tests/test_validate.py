@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.errors import UsageError
 from compress.onnx_file import session
-from compress.validate import GATES, TOLERANCES, accuracy, check_gates, file_parity, parity, wilson
+from compress.validate import GATES, TOLERANCES, accuracy, check_files, check_gates, file_parity, parity, wilson
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,17 @@ def test_what_was_not_measured_fails_and_says_so(unknown: dict[str, float | None
     (gate,) = check_gates({"max_latency_ms": 1000}, unknown)
     assert (None, False) == (gate.value, gate.passed)
     assert "failed: max_latency_ms: latency_ms was not measured, limit at most 1000" == gate.message
+
+
+def test_the_drop_of_further_files_is_held_and_no_other_gate() -> None:
+    limits = {"max_accuracy_drop_points": 0.5, "max_size_kb": 1.0}
+    gates = check_files(limits, 0.75, {"a.c": 0.75, "b.c": 0.5, "c.c": None})
+    assert [("a.c", 0.0, True), ("b.c", 25.0, False), ("c.c", None, False)] == [
+        (g.file, g.value, g.passed) for g in gates
+    ]
+    said = "failed: max_accuracy_drop_points: accuracy_drop_points of b.c is 25, limit at most 0.5"
+    assert said == gates[1].message
+    assert [] == check_files({"max_size_kb": 1.0}, 0.75, {"a.c": 0.0})
 
 
 def test_a_speed_up_gate_does_not_look_at_the_median() -> None:

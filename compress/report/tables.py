@@ -15,7 +15,7 @@ from compress.report.formats import (
     seconds,
     size,
 )
-from compress.report.words import gate_value, reference, score
+from compress.report.words import gate_name, gate_value, reference, score
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def gates(report: Report) -> Table:
     """Every gate with its limit, the value found and the answer."""
     body = tuple(
         (
-            name := text(gate, "name") or "unnamed",
-            gate_value(name, number(gate, "limit")),
-            gate_value(name, number(gate, "value")),
+            gate_name(gate),
+            gate_value(text(gate, "name"), number(gate, "limit")),
+            gate_value(text(gate, "name"), number(gate, "value")),
             answer(value(gate, "passed"), "met", "not checked"),
         )
         for gate in rows(report, "gates")

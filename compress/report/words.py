@@ -58,10 +58,16 @@ def _first(report: Report, section: str, *keys: str) -> str:
 
 def failed_gates(report: Report) -> list[str]:
     """The names of the gates that were not met; a failed parity counts as one."""
-    names = [text(gate, "name") or "unnamed" for gate in rows(report, "gates") if value(gate, "passed") is False]
+    names = [gate_name(gate) for gate in rows(report, "gates") if value(gate, "passed") is False]
     if value(report, "parity", "passed") is False and "parity" not in names:
         names.append("parity")
-    return names
+    return [*names, *_unequal(report)]
+
+
+def _unequal(report: Report) -> list[str]:
+    """The files other than model.onnx that do not compute what they were made from."""
+    files = [text(a, "path") for a in rows(report, "artifacts") if value(a, "parity", "passed") is False]
+    return [f"parity of {file}" for file in files if file != "model.onnx"]
 
 
 def outcome(report: Report) -> Outcome:
@@ -80,6 +86,7 @@ def verdict(report: Report) -> str:
     failures = [gate_line(gate) for gate in rows(report, "gates") if value(gate, "passed") is False]
     if value(report, "parity", "passed") is False:
         failures.append(parity_line(report))
+    failures += [f"{said} is broken" for said in _unequal(report)]
     if ended == "gate_failed":
         named = "; ".join(failures) or "the report does not name it"
         return f"A limit was not kept: {named}. All files are written."
@@ -92,7 +99,7 @@ def verdict(report: Report) -> str:
 def _passed(report: Report) -> str:
     gates = rows(report, "gates")
     met = sum(value(gate, "passed") is True for gate in gates)
-    unchecked = [text(gate, "name") or "unnamed" for gate in gates if value(gate, "passed") is not True]
+    unchecked = [gate_name(gate) for gate in gates if value(gate, "passed") is not True]
     said = f"{met} of {len(gates)} gates met" if gates else "No gate was set"
     if value(report, "parity", "passed") is True:
         said += f", and ONNX Runtime agrees with {reference(report)}"
@@ -112,12 +119,21 @@ def _unfinished(report: Report, ended: Outcome) -> str:
     return f"{ending}.{resumes} Shown is what was known by then."
 
 
+def gate_name(gate: Report) -> str:
+    """A gate's name, with the file where it is one of a further file.
+
+    >>> gate_name({"name": "max_size_kb"}), gate_name({"name": "max_accuracy_drop_points", "file": "model.int8.c"})
+    ('max_size_kb', 'max_accuracy_drop_points of model.int8.c')
+    """
+    return " of ".join(filter(None, (text(gate, "name") or "unnamed", text(gate, "file"))))
+
+
 def gate_line(gate: Report) -> str:
     """One gate: its value and its limit, in the unit its name ends in."""
     name = text(gate, "name") or "unnamed"
     found, limit = number(gate, "value"), number(gate, "limit")
     side = {"max_": "at most ", "min_": "at least "}.get(name[:4], "")
-    return f"{name} is {gate_value(name, found)}, limit {side}{gate_value(name, limit)}"
+    return f"{gate_name(gate)} is {gate_value(name, found)}, limit {side}{gate_value(name, limit)}"
 
 
 def gate_value(name: str, x: float | None) -> str:

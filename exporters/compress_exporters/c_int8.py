@@ -15,7 +15,9 @@ import onnx
 
 from compress_exporters import c
 from compress_exporters import onnx as dense
+from compress_exporters._c.qdq import with_limits
 from compress_exporters._calibration import feeds
+from compress_exporters._images import Array
 from compress_exporters.artifact import Artifact, Predict, Request
 from compress_exporters.onnx_int8 import OPERATORS, RANGE_IMAGES, Scheme, images_to_correct, quantized
 
@@ -45,8 +47,20 @@ def export(request: Request, path: Path) -> Artifact:
         dense.export(single, Path(scratch, "given.onnx"))
         model = onnx.load(Path(scratch, "given.onnx"))
     few = feeds(single, images_to_correct(request.input_shape))
-    model, notes = quantized(model, feeds(single, RANGE_IMAGES), few, SCHEME)
+    model, notes = in_integers(model, feeds(single, RANGE_IMAGES), few)
     return c.write(model, request, path, "int8", notes)
+
+
+def in_integers(
+    model: onnx.ModelProto, images: list[Array], few: list[Array], scheme: Scheme = SCHEME
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A float32 graph in the QDQ form that C is written from, and notes; see `compress_exporters.onnx_int8.quantized`.
+
+    Raises:
+        ExportError: as there.
+    """
+    int8, notes = quantized(model, images, few, scheme)
+    return with_limits(int8, model), notes
 
 
 def load(path: Path) -> Predict:

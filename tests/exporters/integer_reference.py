@@ -80,6 +80,23 @@ class Weighted:
 
 
 @dataclass(frozen=True)
+class Limited:
+    """Results between two ends."""
+
+    value: Any
+    low: float
+    high: float
+
+    @property
+    def floats(self) -> Array:
+        return np.clip(self.value.floats, self.low, self.high)
+
+    def stored(self, scale: float, zero: int) -> Stored:
+        low, high = (np.rint(end / scale) + zero for end in (self.low, self.high))
+        return Stored(np.clip(self.value.stored(scale, zero).q, low, high).astype(np.int64), scale, zero)
+
+
+@dataclass(frozen=True)
 class Looked:
     """What an operator of one number gives for the stored integers."""
 
@@ -131,8 +148,8 @@ def _read_as_floats(model: onnx.ModelProto, name: str) -> bool:
 
 
 def _rounded(value: Any, scale: float, zero: int, *, last: bool) -> Any:
-    if isinstance(value, (Sums, Averages)) and last:
-        return np.maximum(value.floats, 0) if zero == -128 else value.floats
+    if isinstance(value, (Sums, Averages, Limited)) and last:
+        return value.floats
     if isinstance(value, Stored):
         return value if (value.scale, value.zero) == (scale, zero) else Weighted((value,), (1,)).stored(scale, zero)
     if isinstance(value, np.ndarray):
@@ -145,6 +162,9 @@ def _answer(node: onnx.NodeProto, values: Any, constants: dict[str, Array], kept
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     given = [values[name] for name in node.input if name in values]
     x = given[0]
+    if node.op_type in ("Relu", "Clip") and isinstance(x, (Sums, Averages, Weighted)):
+        ends = [float(constants[name]) for name in node.input[1:]] or [0.0, np.inf]
+        return Limited(x, ends[0], ends[1])
     if node.op_type in ("Conv", "Gemm"):
         weight, scale = kept[node.input[1]]
         unit = x.scale * scale * np.ones(len(weight))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compress.onnx_file import predict, session
@@ -22,8 +23,8 @@ from compress_exporters._c.host import FLAGS, WARNINGS
 from compress_exporters._c.integer_weights import _stream, walk_of
 from compress_exporters._c.net import Net
 from compress_exporters._c.source import source_of
-from compress_exporters.c_int8 import SCHEME
-from compress_exporters.onnx_int8 import Scheme, quantized
+from compress_exporters.c_int8 import in_integers
+from compress_exporters.onnx_int8 import Scheme
 from tests.exporters.integer_reference import integer_answer
 from tests.exporters.test_c import NETWORKS, answers, sparse
 
@@ -74,7 +75,7 @@ def rounded(model: nn.Module, folder: Path, shape: tuple[int, int, int] = SHAPE)
     """A network in QDQ form."""
     dense.export(Request(model.eval(), shape), folder / "float.onnx")
     images = calibration(shape)
-    return quantized(onnx.load(folder / "float.onnx"), images, images[:8], SCHEME)[0]
+    return in_integers(onnx.load(folder / "float.onnx"), images, images[:8])[0]
 
 
 def as_c(graph: onnx.ModelProto, path: Path) -> Path:
@@ -159,6 +160,17 @@ def test_it_is_near_to_float_and_to_onnx_runtime(name: str, tmp_path: Path) -> N
     assert 1e-5 * largest < abs(found - real).max() < 0.05 * largest
 
 
+@needs_compiler
+@pytest.mark.parametrize("limits", [nn.ReLU6(), nn.Hardtanh(-0.5, 2.0), nn.ReLU()])
+def test_limits_hold_where_the_result_stays_a_float(limits: nn.Module, tmp_path: Path) -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(4, 9, 1), limits), 1.0)
+    images = torch.from_numpy(np.concatenate(calibration(SHAPE)))
+    expected = model(images).detach().reshape(len(images), -1).numpy()
+    found = answers(as_c(rounded(model, tmp_path), tmp_path / "net.c"), images)
+    assert abs(found - expected).max() < 0.05 * abs(expected).max()
+    assert (found.min(), found.max()) == pytest.approx((expected.min(), expected.max()), rel=0.02)
+
+
 def test_between_input_and_scores_all_is_integer(tmp_path: Path) -> None:
     code = source_of(rounded(sparse(Narrow(), 0.3), tmp_path), Path("net.c")).code
     steps = re.findall(r"static void net_\d+_(\w+)\((.*)\)\n", code)
@@ -173,7 +185,7 @@ def test_layers_may_stay_in_float_among_those_that_do_not(tmp_path: Path) -> Non
     dense.export(Request(model.eval(), SHAPE), tmp_path / "float.onnx")
     images = calibration(SHAPE)
     scheme = Scheme(("Conv",), seven_bits=False, signed=True)
-    graph, _ = quantized(onnx.load(tmp_path / "float.onnx"), images, images[:8], scheme)
+    graph, _ = in_integers(onnx.load(tmp_path / "float.onnx"), images, images[:8], scheme)
     path = as_c(graph, tmp_path / "net.c")
     steps = re.findall(r"static void net_\d+_(\w+)\(const (\w+) .*, (\w+) \*", path.read_text())
     assert {("linear", "float", "float"), ("conv", "int8_t", "int8_t")} <= set(steps)
@@ -233,10 +245,65 @@ def test_scaled_values_add_up_within_32_bits(factors: list[float], data: st.Data
     byte = st.integers(-128, 127)
     zeros, q = ([data.draw(byte) for _ in factors] for _ in range(2))
     zero = data.draw(byte)
-    m, start, shift = fixed_point.weighted(np.array(factors), zeros, zero)
+    weighted = fixed_point.weighted(np.array(factors), zeros, zero)
+    assert weighted
+    m, start, shift = weighted
     assert abs(start) + 128 * sum(map(abs, m)) < 2**31
     exact = zero + sum(f * (a - z) for f, a, z in zip(factors, q, zeros, strict=True))
     assert abs(((start + sum(a * b for a, b in zip(m, q, strict=True))) >> shift) - exact) <= 0.51
+
+
+@needs_compiler
+@pytest.mark.parametrize(("inputs", "bias"), [(70_000, 0), (10, 2**31 - 1)])
+def test_sums_beyond_32_bits_are_computed_in_float(inputs: int, bias: int, tmp_path: Path) -> None:
+    graph = layer_of(np.full((2, inputs), 127, np.int8), np.array([bias, -bias], np.int32))
+    path = as_c(graph, tmp_path / "net.c")
+    largest = inputs * 127 * 255 * 1e-5  # (q - zero) is 255 everywhere, scales 0.01 and 0.001
+    expected = [[largest + bias * 1e-5, largest - bias * 1e-5]]
+    np.testing.assert_allclose(answers(path, torch.full((1, inputs), 2.55)), expected, rtol=1e-4)
+
+
+def layer_of(weight: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
+    """A linear layer in QDQ form: scale 0.01 of the input, whose zero is -128, and 0.001 of the weights."""
+    each = len(weight)
+    held = {
+        "scale": np.float32(0.01), "zero": np.int8(-128),
+        "q": weight, "w_scale": np.full(each, 0.001, np.float32), "w_zero": np.zeros(each, np.int8),
+        "b": bias, "b_scale": np.full(each, 1e-5, np.float32), "b_zero": np.zeros(each, np.int32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "w_scale", "w_zero"], ["weight"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "b_scale", "b_zero"], ["bias"], axis=0),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["given"]),
+        helper.make_node("Gemm", ["given", "weight", "bias"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, weight.shape[1]])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, each])
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in held.items()]
+    return helper.make_model(helper.make_graph(nodes, "layer", [x], [y], tensors))
+
+
+@needs_compiler
+def test_a_rescaling_that_32_bits_do_not_hold_is_computed_in_float(tmp_path: Path) -> None:
+    coarse, fine = [np.float32(1.0), np.int8(0)], [np.float32(1e-8), np.int8(0)]
+    names = ["coarse", "coarse_zero", "fine", "fine_zero"]
+    held = [numpy_helper.from_array(np.asarray(a), n) for n, a in zip(names, coarse + fine, strict=True)]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *names[:2]], ["a"]),
+        helper.make_node("DequantizeLinear", ["a", *names[:2]], ["b"]),
+        helper.make_node("Add", ["b", "b"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", *names[2:]], ["d"]),
+        helper.make_node("DequantizeLinear", ["d", *names[2:]], ["e"]),
+        helper.make_node("Concat", ["e", "b"], ["f"], axis=1),
+        helper.make_node("QuantizeLinear", ["f", *names[2:]], ["g"]),
+        helper.make_node("DequantizeLinear", ["g", *names[2:]], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])
+    path = as_c(helper.make_model(helper.make_graph(nodes, "g", [x], [y], held)), tmp_path / "net.c")
+    found = answers(path, torch.tensor([[2.0, 0.0, -3.0]]))
+    np.testing.assert_allclose(found, [[127e-8, 0, -128e-8] * 2], rtol=1e-5)
 
 
 def test_a_layer_whose_sums_could_overflow_stays_in_float() -> None:

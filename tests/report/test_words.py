@@ -127,9 +127,17 @@ def test_a_failed_gate_is_named_even_under_the_status_passed(report):
 
 
 def test_a_broken_parity_is_a_failed_gate(report):
-    report["parity"] |= {"passed": False, "max_abs": 0.02}
+    report["parity"] = report["parity"] | {"passed": False, "max_abs": 0.02}
     assert ["parity"] == words.failed_gates(report)
     assert "outputs differ by at most 2.0e-02 (tolerance 1.0e-04)" in words.verdict(report)
+
+
+def test_the_file_that_fails_is_named(report):
+    report["gates"][0] |= {"value": 1.2, "passed": False, "file": "model.int8.c"}
+    report["artifacts"].append({"path": "model.pte", "parity": {"passed": False}})
+    assert ["max_accuracy_drop_points of model.int8.c", "parity of model.pte"] == words.failed_gates(report)
+    assert "max_accuracy_drop_points of model.int8.c is 1.20 points, limit at most 0.50" in words.verdict(report)
+    assert "parity of model.pte is broken" in words.verdict(report)
 
 
 def test_a_gate_failed_without_a_name_is_said_to_have_none():

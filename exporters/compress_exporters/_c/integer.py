@@ -123,7 +123,10 @@ def _sum(node: Node, signs: tuple[float, float]) -> Value | None:
         return None
     quants = [value.quant for value in values if value.quant]
     factors = np.array([sign * q.scale / result.scale for sign, q in zip(signs, quants, strict=True)])
-    (a, b), start, shift = fixed_point.weighted(factors, [q.zero for q in quants], result.zero)
+    weighted = fixed_point.weighted(factors, [q.zero for q in quants], result.zero)
+    if weighted is None:
+        return None
+    (a, b), start, shift = weighted
     sum = f"({a} * x0[i] + {b} * x1[i] + {start}) >> {shift}"
     return _map(node, values, f"net_int8({sum}, {_words(node.finish, result)})")
 
@@ -157,7 +160,9 @@ def Concat(node: Node) -> Value | None:
         if value.quant == result:
             lines.append(f"memcpy(y + {at}, {name}, {value.size});")
         elif value.quant:
-            stored = _rescaled(node, value.quant, result, f"{name}[i]")
+            stored = _rescaled(value.quant, result, f"{name}[i]")
+            if stored is None:
+                return None
             lines.append(f"for (int i = 0; i < {value.size}; ++i)\n  y[{at} + i] = {stored};")
         at += value.size
     shape = (sum(v.shape[0] for v in values), *values[0].shape[1:])
@@ -197,10 +202,11 @@ def quantise(node: Node, quant: Quant) -> Value:
     Floats are rounded in integers, because what compilers make of a product and a sum of floats differs.
     """
     x = node.tensor()
-    if x.quant is not None:
-        stored = _rescaled(node, x.quant, quant, "x[i]")
+    stored = _rescaled(x.quant, quant, "x[i]") if x.quant else None
+    if stored:
         body = f"for (int i = 0; i < {x.size}; ++i)\n  y[i] = {stored};"
     else:
+        x = node.value()
         factor = real(2.0**16 / quant.scale)
         body = f"""for (int i = 0; i < {x.size}; ++i) {{
   float v = x[i] * {factor};
@@ -211,9 +217,12 @@ def quantise(node: Node, quant: Quant) -> Value:
     return node.net.step("quantise", [x], x.shape, body, quant)
 
 
-def _rescaled(node: Node, given: Quant, result: Quant, value: str) -> str:
-    """C of a stored integer as it is stored elsewhere."""
-    (m,), start, shift = fixed_point.weighted(np.array([given.scale / result.scale]), [given.zero], result.zero)
+def _rescaled(given: Quant, result: Quant, value: str) -> str | None:
+    """C of a stored integer as it is stored elsewhere; None where 32 bits are too few."""
+    weighted = fixed_point.weighted(np.array([given.scale / result.scale]), [given.zero], result.zero)
+    if weighted is None:
+        return None
+    (m,), start, shift = weighted
     return f"net_int8(({m} * {value} + {start}) >> {shift}, -128, 127)"
 
 
@@ -228,6 +237,8 @@ def _scaled(node: Node, units: np.ndarray, largest: np.ndarray, index: str) -> S
     """How sums in these units, of at most these sizes, become results; None where 32 bits are too few."""
     finish, net = node.finish, node.net
     result = finish.quant
+    if not (largest < fixed_point.LARGEST).all():
+        return None
     if result is None:
         each = net.floats("scale", units.astype(np.float32)) if len(units) > 1 else real(float(units[0]))
         factor = f"{each}[{index}]" if len(units) > 1 else each

@@ -218,9 +218,11 @@ def real(x: float) -> str:
     Raises:
         ExportError: it is not finite.
     """
-    if not isfinite(x):
+    with np.errstate(over="ignore"):
+        number = np.float32(x)
+    if not isfinite(number):
         raise ExportError("a weight is not finite; train the network again before exporting it")
-    text = str(np.float32(x))
+    text = str(number)
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 

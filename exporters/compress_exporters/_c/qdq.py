@@ -13,6 +13,9 @@ from compress_exporters.artifact import ExportError
 WRITES_FLOATS = ("Conv", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool", "ReduceMean")
 """Operators on integers that can scale their 32-bit sums to floats as well as to 8 bits."""
 
+LIMITS = ("Relu", "Clip")
+"""Activations that quantizing takes out: integers saturate where they would end."""
+
 RENAMES = ("Reshape", "Flatten", "Squeeze", "Identity", "Dropout")
 """Operators that move nothing."""
 
@@ -44,28 +47,25 @@ def quant_of(node: onnx.NodeProto, constants: Mapping[str, Any]) -> Quant:
     return Quant(float(scale), int(zero))
 
 
-def direct(nodes: list[onnx.NodeProto], constants: Mapping[str, Any], integer: Collection[str]) -> list[onnx.NodeProto]:
+def direct(nodes: list[onnx.NodeProto], integer: Collection[str]) -> list[onnx.NodeProto]:
     """The nodes without rounding to integers between a layer and what reads floats.
 
     Args:
         nodes: of a graph, in order.
-        constants: by name.
         integer: operators that read integers; anything else, and the graph's output, reads floats.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    made_by = {name: node.op_type for node in nodes for name in node.output}
+    made_by = {name: node for node in nodes for name in node.output}
     kept: list[onnx.NodeProto] = []
     gone: dict[str, str] = {}
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in gone:
-            # A QuantizeLinear that starts at zero has taken the place of a Relu.
-            relu = quant_of(node, constants).zero == -128
-            kept.append(helper.make_node("Relu" if relu else "Identity", [gone[node.input[0]]], list(node.output)))
+            kept.append(helper.make_node("Identity", [gone[node.input[0]]], list(node.output)))
             continue
-        if node.op_type == "QuantizeLinear" and made_by.get(node.input[0]) in WRITES_FLOATS:
+        if node.op_type == "QuantizeLinear" and _writes_floats(made_by, node.input[0]):
             behind = [
                 reader for answer in readers.get(node.output[0], []) for reader in readers.get(answer.output[0], [])
             ]
@@ -74,6 +74,42 @@ def direct(nodes: list[onnx.NodeProto], constants: Mapping[str, Any], integer: C
                 continue
         kept.append(node)
     return kept
+
+
+def _writes_floats(made_by: Mapping[str, onnx.NodeProto], name: str) -> bool:
+    """Whether a value comes from one of `WRITES_FLOATS`, directly or through limits."""
+    node = made_by.get(name)
+    while node is not None and node.op_type in LIMITS:
+        node = made_by.get(node.input[0])
+    return node is not None and node.op_type in WRITES_FLOATS
+
+
+def with_limits(int8: onnx.ModelProto, given: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph with the limits that quantizing took out: where a result stays a float, no saturation takes their place.
+
+    Args:
+        int8: in QDQ form; changed.
+        given: what it was made from, its operators named alike.
+    """
+    kept = {node.name for node in int8.graph.node}
+    held = {tensor.name for tensor in int8.graph.initializer}
+    taken = {n.output[0]: n for n in given.graph.node if n.op_type in LIMITS and n.name not in kept}
+    nodes: list[onnx.NodeProto] = []
+    for node in int8.graph.node:
+        nodes.append(node)
+        name = node.output[0]
+        chain: list[onnx.NodeProto] = []
+        while name in taken:
+            chain.insert(0, taken[name])
+            name = taken[name].input[0]
+        if chain:
+            node.output[0] = name
+        nodes += chain
+    del int8.graph.node[:]
+    int8.graph.node.extend(nodes)
+    read = {name for node in taken.values() for name in node.input} - held
+    int8.graph.initializer.extend(tensor for tensor in given.graph.initializer if tensor.name in read)
+    return int8
 
 
 def only_quantised(name: str, nodes: list[onnx.NodeProto]) -> bool:

@@ -134,7 +134,7 @@ def source_of(model: onnx.ModelProto, path: Path, *, title: str = "") -> Source:
     """
     graph = model.graph
     constants: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes = qdq.direct(list(graph.node), constants, {*_INTEGER, *_MOVEMENT})
+    nodes = qdq.direct(list(graph.node), {*_INTEGER, *_MOVEMENT})
     consumers: dict[str, int] = {}
     for used in [name for node in nodes for name in node.input] + [value.name for value in graph.output]:
         consumers[used] = consumers.get(used, 0) + 1
