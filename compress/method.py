@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.budget import Budget, Relax, ending, floors, select
 from compress.masks import Masks, Values, burn, rank
-from compress.units import Keep, Units
+from compress.units import Units
 
 Batch = tuple[Tensor, Tensor]
 """Images and their targets."""
@@ -112,11 +112,6 @@ class View:
         ones = {name: masks.get(name, torch.ones_like(value)).float() for name, value in self.values.items()}
         present = self.units.sums(ones)
         return {block: score.where(present[block] > 0, -torch.inf) for block, score in scores.items()}
-
-
-def everything(units: Units) -> Keep:
-    """The selection that keeps all units."""
-    return {block: torch.ones(size, dtype=torch.bool) for block, size in units.blocks.items()}
 
 
 def both(first: Masks, second: Masks) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compress.units import Keep, Units
+from compress.units import Keep, Units, everything
 
 Ranking = Literal["raw", "normalised", "balanced"]
 Cost = Callable[[Keep], int]
@@ -34,9 +34,9 @@ def comparable(ranking: Ranking, scores: Mapping[str, Tensor], units: Units, cos
         return dict(scores)
     if ranking == "normalised":
         return {name: score / score.clamp_min(0).mean().clamp_min(1e-30) for name, score in scores.items()}
-    everything = {name: torch.ones(size, dtype=torch.bool) for name, size in units.blocks.items()}
-    whole = cost(everything)
-    costs = {name: whole - cost({**everything, name: torch.arange(size) > 0}) for name, size in units.blocks.items()}
+    keep = everything(units)
+    whole = cost(keep)
+    costs = {name: whole - cost({**keep, name: torch.arange(size) > 0}) for name, size in units.blocks.items()}
     return {name: logarithmic_gain(score) * len(score) / max(1, costs[name]) for name, score in scores.items()}
 
 

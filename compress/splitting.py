@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from compress.masks import Values
-from compress.method import View, everything
+from compress.method import View
+from compress.units import everything
 
 
 def pruned(view: View) -> dict[str, Tensor]:

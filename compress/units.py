@@ -73,6 +73,11 @@ class Units(ABC):
         """Multiply-accumulates left, batch 1; an element's cost is the number of positions it is used at."""
 
 
+def everything(units: Units) -> Keep:
+    """The selection that keeps all units."""
+    return {block: torch.ones(size, dtype=torch.bool) for block, size in units.blocks.items()}
+
+
 def layer_name(parameter: str) -> str:
     """Name of the layer a weight belongs to: ``conv1.weight`` -> ``conv1``."""
     return parameter.rpartition(".")[0] or parameter

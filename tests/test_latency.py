@@ -1,25 +1,19 @@
-"""Budgets of time: the goal in words, the search on a target whose times are known, and a whole run."""
+"""Budgets of time: the goal in words, and the search on a target whose times are known."""
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from compress import cost, latency, targets
 from compress.budget import Budget, Goal
-from compress.channel_units import ChannelUnits
-from compress.compaction import channel_groups
 from compress.errors import RunError, UsageError
-from compress.latency import laboratory, table
+from compress.latency import laboratory
 from compress.progress import Display
 from compress.recipe_text import build
 from compress.targets import Latency, Measurement, Speedup, Timing
@@ -182,12 +176,6 @@ def test_a_block_of_zeros_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"0": 64, "2": 8} == latency.search(model, model, budget, latency.Bench("c", clock.write, SHAPE))["keep"]
 
 
-def test_what_cannot_be_reached_still_loses_no_channel_for_nothing() -> None:
-    rows = {"a": table.Row((8, 16), (0.0, 0.0)), "b": table.Row((8, 16), (0.2, 0.0))}
-    lost = dict.fromkeys(rows, np.array([3.0, 0.0]))
-    assert {"a": 16, "b": 8} == table.narrowest(rows, lost, 0.9)
-
-
 def test_counts_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Counter(Clock):
         UNIT = "instructions"
@@ -243,26 +231,41 @@ def test_targets_that_hold_a_budget_pass() -> None:
         latency.check(Budget(latency=asked), (target, "qemu-aarch64"))
 
 
-def chosen_for(monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> tuple[str, latency.Bench]:
-    """What the second step of a recipe asks, and under which name its answer is kept."""
+@dataclass(frozen=True)
+class Asked:
+    """What the second step of a recipe asked for.
+
+    Attributes:
+        name: under which the answer is kept.
+        bench: where it was to be measured.
+        notes: that the run was left.
+    """
+
+    name: str
+    bench: latency.Bench
+    notes: list[str]
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, answer: Mapping[str, Any] | None = None, **recipe: Any) -> Asked:
     first = {"method": "pfec", "units": "channel", "budget": {"macs": 0.5}, "round_channels": 16}
     second = {"method": "pfec", "units": "channel", "budget": {"latency": "0.5x"}}
     names: list[str] = []
-    asked: list[latency.Bench] = []
+    benches: list[latency.Bench] = []
+    notes: list[str] = []
 
     def decide(name: str, choose: Any) -> Any:
         names.append(name)
         return choose()
 
     def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: latency.Bench) -> dict[str, Any]:
-        asked.append(bench)
-        return {"keep": {"0": 16}}
+        benches.append(bench)
+        return {"keep": {"0": 16}, **(answer or {})}
 
     monkeypatch.setattr(latency, "search", search)
     run: Any = SimpleNamespace(
         recipe=build({"prune": [first, second], **recipe}),
         key="network",
-        directory=SimpleNamespace(decide=decide),
+        directory=SimpleNamespace(decide=decide, notes=notes),
         display=Display(quiet=True),
         write=latency.no_writer,
         data=SimpleNamespace(input_shape=SHAPE),
@@ -271,19 +274,26 @@ def chosen_for(monkeypatch: pytest.MonkeyPatch, **recipe: Any) -> tuple[str, lat
         latencies=[],
     )
     assert Budget(keep={"0": 16}) == latency.counts(run, 1, {})
-    return names[0], asked[0]
+    return Asked(names[0], benches[0], notes)
 
 
 def test_widths_are_those_that_compaction_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """It rounds as an earlier step does; widths between would be filled up again."""
-    assert 16 == chosen_for(monkeypatch)[1].multiple
+    assert 16 == asked_for(monkeypatch).bench.multiple
 
 
 def test_what_was_measured_with_other_threads_or_images_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     changes: list[dict[str, Any]] = [{}, {"validate": {"threads": 2}}, {"export": {"batch": 4}}]
-    names = [chosen_for(monkeypatch, **change)[0] for change in changes]
+    names = [asked_for(monkeypatch, **change).name for change in changes]
     assert 3 == len(set(names))
-    assert names[0] == chosen_for(monkeypatch, validate={"seconds": 3.0})[0]
+    assert names[0] == asked_for(monkeypatch, validate={"seconds": 3.0}).name
+
+
+def test_that_nothing_has_to_go_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    (note,) = asked_for(monkeypatch, {"table": {}}).notes
+    assert note.startswith("prune-1: the network already takes no more than latency budget 0.5x on local")
+    # neither where a table was measured, nor where an older version kept none
+    assert [] == asked_for(monkeypatch, {"table": {"0": {}}}).notes == asked_for(monkeypatch).notes
 
 
 def test_a_network_without_channels_to_remove_is_refused() -> None:
@@ -305,78 +315,3 @@ def test_a_target_that_measures_no_time_is_refused(monkeypatch: pytest.MonkeyPat
 def test_elements_have_no_time() -> None:
     with pytest.raises(UsageError, match='write units = "channel", not element'):
         build({"prune": [{"method": "magnitude", "budget": {"latency": "0.5x"}}]})
-
-
-def test_blocks_of_one_shape_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six equal convolutions: those between two of their kind cost the same."""
-    torch.manual_seed(0)
-    middle = [layer for _ in range(6) for layer in (nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())]
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), *middle, nn.Flatten(), nn.Linear(16 * 196, 4)).eval()
-    asked: list[Mapping[str, int]] = []
-
-    def measure(networks: Sequence[Mapping[str, int]]) -> list[float]:
-        asked.extend(networks)
-        return [0.1 for _ in networks]
-
-    units = units_of(model)
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 8, measure)
-    assert [list(each) for each in asked] == [["0"], ["2"], ["12"]]
-    assert list(rows) == list(units.blocks)
-    assert rows["4"] == table.Row((8, 16), (0.1, 0.0))
-
-
-def units_of(model: nn.Module) -> ChannelUnits:
-    values = dict(model.named_parameters())
-    return ChannelUnits.of(channel_groups(model, torch.zeros(2, *SHAPE)), values, cost.positions(model, SHAPE), 1, 1)
-
-
-def test_a_long_table_is_thinned_and_filled_in() -> None:
-    units = units_of(network())
-
-    def measure(networks: Sequence[Mapping[str, int]]) -> list[float]:
-        assert len(networks) <= table.CANDIDATES
-        return [1 - width / 64 for each in networks for width in each.values()]
-
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 1, measure)
-    assert rows["0"].widths == tuple(range(1, 65))
-    assert rows["0"].saved == pytest.approx([1 - width / 64 for width in range(1, 65)])
-
-
-def test_noise_never_makes_a_wider_layer_save_more() -> None:
-    units = units_of(network())
-    noisy = iter([0.3, 0.1, 0.2, -0.1, 0.0, 0.05, 0.01] * 2)
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 8, lambda asked: [next(noisy) for _ in asked])
-    assert rows["0"].saved == (0.3, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01, 0.0)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.lists(st.tuples(st.integers(0, 400), st.floats(0, 10)), min_size=1, max_size=4), min_size=1, max_size=4
-    ),
-    st.integers(0, 1000),
-)
-def test_the_widths_chosen_lose_least(blocks: list[list[tuple[int, float]]], needed: int) -> None:
-    """Against all combinations."""
-    rows, lost = {}, {}
-    for number, options in enumerate(blocks):
-        parts = sorted((saved for saved, _ in options), reverse=True)
-        rows[str(number)] = table.Row(tuple(range(1, len(parts) + 2)), (*(part / table.STEPS for part in parts), 0.0))
-        lost[str(number)] = np.array([*sorted((loss for _, loss in options), reverse=True), 0.0])
-    chosen = table.narrowest(rows, lost, needed / table.STEPS)
-    figures = [list(zip(rows[block].saved, lost[block], strict=True)) for block in rows]
-    enough = [
-        sum(loss for _, loss in each)
-        for each in itertools.product(*figures)
-        if round(sum(saved for saved, _ in each) * table.STEPS) >= needed
-    ]
-    got = [figures[int(block)][rows[block].widths.index(width)] for block, width in chosen.items()]
-    if enough:
-        assert round(sum(saved for saved, _ in got) * table.STEPS) >= needed
-        assert sum(loss for _, loss in got) == pytest.approx(min(enough))
-    else:
-        most = [max(row.saved) for row in rows.values()]
-        assert [saved for saved, _ in got] == most
-        assert sum(loss for _, loss in got) == pytest.approx(
-            sum(min(loss for saved, loss in each if saved == best) for each, best in zip(figures, most, strict=True))
-        )

@@ -68,7 +68,7 @@ def counts(run: "Run", number: int, before: "Payload") -> Budget:
     """A step's budget of time as counts per layer, measured once per run directory.
 
     Args:
-        run: what was found is added to its ``latencies``.
+        run: what was found is added to its ``latencies``; that nothing has to go, to its directory's notes.
         number: of the step.
         before: the network it starts from.
     """
@@ -86,6 +86,11 @@ def counts(run: "Run", number: int, before: "Payload") -> Budget:
             return search(run.model(before), run.model(run.payloads["dense"]), step.budget, bench)
 
     found = run.directory.decide(f"latency-{number}-{key}", choose)
+    if found.get("table") == {}:
+        run.directory.notes.append(
+            f"prune-{number}: the network already takes no more than latency budget {step.budget.latency} on {target}, "
+            "so the step removes no channel"
+        )
     run.latencies.append({"step": number, **found})
     return replace(step.budget, latency=None, keep=found["keep"], floor=0.0, skip=())
 
