@@ -139,6 +139,32 @@ def test_an_operator_without_c_is_named(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+class OfRows(nn.Module):
+    """A linear layer on each of several rows; a pool of one dimension."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(1, 2)).flatten(1)
+
+
+@pytest.mark.parametrize("format", ["c", "c-int8"])
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        (nn.Linear(9, 5), r"operator \w+ of 44 rows of 9 is not written as C"),
+        (nn.Linear(9, 5, bias=False), r"operator \w+ of 44 rows of 9 is not written as C"),
+        (nn.Sequential(nn.MaxPool1d(3), nn.Flatten(), nn.Linear(132, 2)), "MaxPool of other than two dimensions"),
+    ],
+)
+def test_several_rows_are_refused(inner: nn.Module, said: str, format: str, tmp_path: Path) -> None:
+    request = Request(OfRows(inner).eval(), SHAPE, calibration=torch.randn(4, *SHAPE))
+    with pytest.raises(ExportError, match=said):
+        find(format).export(request, tmp_path / "net.c")
+
+
 @pytest.mark.parametrize("shape", [[2, 3, 4, 4], ["n", 3, 4, 4]])
 def test_a_batch_is_refused(shape: list[int | str]) -> None:
     entries = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
@@ -175,6 +201,13 @@ def test_buffers_that_live_at_once_lie_apart(entries: list[tuple[int, int, int, 
 def test_a_buffer_is_used_again() -> None:
     buffers = [Buffer(100, i, i + 1) for i in range(10)]
     assert place(buffers) < 4 * 300
+
+
+@needs_compiler
+def test_an_int_of_16_bits_is_refused(tmp_path: Path) -> None:
+    path = written(sparse(nn.Conv2d(4, 3, 3)), tmp_path)
+    with pytest.raises(ExportError, match="an int has to have 32 bits"):
+        build(path, flags=("-std=c99", "-U__INT_MAX__", "-D__INT_MAX__=32767"))
 
 
 @needs_compiler

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compress.onnx_file import predict, session
-from compress_exporters import Request
+from compress_exporters import ExportError, Request, find
 from compress_exporters import onnx as dense
 from compress_exporters._c import fixed_point
 from compress_exporters._c.host import FLAGS, WARNINGS
@@ -304,6 +304,15 @@ def test_a_rescaling_that_32_bits_do_not_hold_is_computed_in_float(tmp_path: Pat
     path = as_c(helper.make_model(helper.make_graph(nodes, "g", [x], [y], held)), tmp_path / "net.c")
     found = answers(path, torch.tensor([[2.0, 0.0, -3.0]]))
     np.testing.assert_allclose(found, [[127e-8, 0, -128e-8] * 2], rtol=1e-5)
+
+
+def test_weights_that_are_no_numbers_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    model = sparse(nn.Conv2d(4, 3, 3), 1.0)
+    with torch.no_grad():
+        model.weight[0] = torch.nan
+    request = Request(model.eval(), SHAPE, calibration=torch.from_numpy(np.concatenate(calibration(SHAPE))))
+    with pytest.raises(ExportError, match="cannot be written as c-int8: "):
+        find("c-int8").export(request, tmp_path / "net.int8.c")
 
 
 def test_a_layer_whose_sums_could_overflow_stays_in_float() -> None:

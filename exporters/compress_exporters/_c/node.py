@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,17 @@ class Node:
                 f"operator {self.op} with a computed input {index} is not written as C; it has to be a constant"
             )
         return self.net.constants[self.inputs[index]]
+
+    def row(self) -> Value:
+        """The first input of a linear layer, as it is kept: one row of numbers.
+
+        Raises:
+            ExportError: it is several.
+        """
+        x = self.tensor()
+        if len(x.shape) != 1:
+            raise self.refuse(f"of {prod(x.shape[:-1])} rows of {x.shape[-1]}")
+        return x
 
     def refuse(self, what: str) -> ExportError:
         """Why this node cannot be written."""

@@ -35,10 +35,14 @@ JOINED = (
 
 HEAD = """\
 #include "{header}"
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
+#if INT_MAX < 2147483647
+#error "an int has to have 32 bits"
+#endif
 /* Rows are computed NET_LANES columns at a time where the compiler knows vectors; -DNET_LANES=0 leaves that out. */
 #ifndef NET_LANES
 #ifndef __GNUC__
