@@ -173,6 +173,40 @@ def test_a_batch_is_refused(shape: list[int | str]) -> None:
         source_of(helper.make_model(graph), Path("m.c"))
 
 
+def graph_of(*nodes: onnx.NodeProto, opset: int = 18, **held: float) -> onnx.ModelProto:
+    """A graph of two numbers that ends in y."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y"))
+    tensors = [helper.make_tensor(name, TensorProto.FLOAT, [], [number]) for name, number in held.items()]
+    graph = helper.make_graph(list(nodes), "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (graph_of(helper.make_node("Clip", ["x"], ["y"], min=0.0, max=6.0), opset=10), "C needs opset 13 or later"),
+        (graph_of(helper.make_node("Softmax", ["x"], ["y"], axis=0)), "Softmax other than over one row of scores"),
+        (
+            graph_of(helper.make_node("Relu", ["x"], ["z"]), helper.make_node("Clip", ["x", "", "z"], ["y"])),
+            "Clip with computed limits is not written as C",
+        ),
+    ],
+)
+def test_what_c_would_do_otherwise_is_refused(graph: onnx.ModelProto, said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        source_of(graph, Path("m.c"))
+
+
+@needs_compiler
+def test_an_infinite_limit_is_none(tmp_path: Path) -> None:
+    source = source_of(
+        graph_of(helper.make_node("Clip", ["x", "low", "high"], ["y"]), low=-np.inf, high=1.0), Path("m.c")
+    )
+    (tmp_path / "m.c").write_text(source.code)
+    (tmp_path / "m.h").write_text(source.header)
+    np.testing.assert_array_equal(answers(tmp_path / "m.c", torch.tensor([[-9.0, 9.0]])), [[-9.0, 1.0]])
+
+
 def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     model = sparse(nn.Conv2d(4, 3, 3), 1.0)
     with torch.no_grad():

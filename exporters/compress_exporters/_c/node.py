@@ -126,8 +126,8 @@ def flat(net: Net, x: Value) -> Value:
 
 
 def _clip(low: float | None, high: float | None) -> str:
-    inner = "@" if low is None else f"fmaxf(@, {float(low)!r}f)"
-    return inner if high is None else f"fminf({inner}, {float(high)!r}f)"
+    inner = "@" if low is None or math.isinf(low) else f"fmaxf(@, {float(low)!r}f)"
+    return inner if high is None or math.isinf(high) else f"fminf({inner}, {float(high)!r}f)"
 
 
 def number_of(array: Array | None) -> float | None:

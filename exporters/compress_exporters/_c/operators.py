@@ -131,8 +131,8 @@ def BatchNormalization(node: Node) -> Value:
 
 def Softmax(node: Node) -> Value:
     x = node.value()
-    if len(x.shape) != 1:
-        raise node.refuse("of maps")
+    if len(x.shape) != 1 or node.attributes.get("axis", -1) not in (1, -1):
+        raise node.refuse("other than over one row of scores")
     body = f"""float most = x[0], sum = 0;
 for (int i = 1; i < {x.size}; ++i)
   most = x[i] > most ? x[i] : most;
