@@ -69,7 +69,10 @@ class Written:
         error = "an output is not finite" if found is None else f"max error {found:.3g}, tolerance {limit:.3g}"
         verdict = "passed" if self.parity.passed else "failed"
         said = f"{self.artifact.path}: {size(self.artifact.size_bytes)}; parity {verdict}: {error}"
-        return f"{said} on {self.parity.samples:,} inputs"
+        agreement = self.parity.top1_agreement
+        # fewer bits round on purpose: how far says less than how often it matters
+        same = "" if agreement is None or self.artifact.dtype == "float32" else f", same class for {agreement:.2%}"
+        return f"{said}{same} on {self.parity.samples:,} inputs"
 
 
 def is_onnx(spec: str) -> bool:

@@ -78,21 +78,24 @@ def random_parity(
 
     Args:
         given: answers of the reference.
-        other: answers of the file under test; it may give fewer outputs, the first ones.
+        other: answers of the file under test.
         inputs: what both take.
         dtype: the least precise type computed in, a key of `TOLERANCES`.
         floors: of `floors_of`; 0 where they are left out.
 
     Raises:
-        UsageError: a file does not run, or the outputs have other shapes.
+        UsageError: a file does not run, or the outputs are others in number or shape.
     """
     feeds = [draw(inputs, batch, seed) for seed, batch in zip(SEEDS, BATCHES, strict=True)]
     expected = [given(feed) for feed in feeds]
     found = [other(feed) for feed in feeds]
-    shared = min(len(expected[0]), len(found[0]))
-    outputs = [Output() for _ in range(shared)]
+    if len(found[0]) != len(expected[0]):
+        raise UsageError(
+            f"one has {len(found[0])} outputs, the other {len(expected[0])}; these are two different models"
+        )
+    outputs = [Output() for _ in expected[0]]
     for wants, gots in zip(expected, found, strict=True):
-        for output, want, got in zip(outputs, wants, gots, strict=False):
+        for output, want, got in zip(outputs, wants, gots, strict=True):
             output.add(want, got)
     worst, tolerance = result = nearest_to_its_limit(outputs, TOLERANCES[dtype], floors)
     batched = any(entry.batched for entry in inputs)
@@ -107,7 +110,7 @@ def random_parity(
 
 def _agreement(expected: Sequence[Sequence[Array]], found: Sequence[Sequence[Array]]) -> float | None:
     """Share of samples with the same largest entry, of the first output that is one row of scores a sample."""
-    for place, first in enumerate(expected[0][: len(found[0])]):
+    for place, first in enumerate(expected[0]):
         if first.dtype.kind == "f" and first.ndim == 2 and first.shape[1] > 1:
             same = [w[place].argmax(1) == g[place].argmax(1) for w, g in zip(expected, found, strict=True)]
             return float(np.mean(np.concatenate(same)))

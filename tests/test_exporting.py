@@ -11,7 +11,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from compress import conversion
+from compress.exporting import Written
 from compress.onnx_file import open_onnx
+from compress.validate import Parity
 from compress_exporters import Artifact, Request, find
 from compress_exporters.artifact import describe
 from tests.conftest import Project, invoke
@@ -208,3 +210,10 @@ def test_random_images_have_the_sizes_that_are_asked_for(tmp_path: Path) -> None
     assert 0 == ended.exit_code, ended.output
     assert "On 50 images" in ended.stdout
     assert 2 == invoke(*words).exit_code
+
+
+def test_of_fewer_bits_the_share_of_equal_classes_is_told() -> None:
+    found = Parity(max_abs=0.5, tolerance=4.0, top1_agreement=0.985, samples=1000, passed=True)
+    coarse, fine = (Artifact(Path("m"), "f", 1, 1, "", dtype=dtype) for dtype in ("int8", "float32"))
+    assert Written(coarse, found).line.endswith("max error 0.5, tolerance 4, same class for 98.50% on 1,000 inputs")
+    assert Written(fine, found).line.endswith("max error 0.5, tolerance 4 on 1,000 inputs")

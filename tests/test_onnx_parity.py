@@ -67,6 +67,18 @@ def test_two_different_models_are_told_apart(tmp_path: Path) -> None:
         compared(scores(tmp_path / "a", array(6, 4)), scores(tmp_path / "b", array(6, 5)))
 
 
+def test_an_output_that_is_left_out_is_seen(tmp_path: Path) -> None:
+    given = scores(tmp_path / "a", array(6, 4))
+    (tmp_path / "b").mkdir()
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ArgMax", ["h"], ["best"], axis=1, keepdims=0),
+    ]
+    other = file_of(tmp_path / "b", nodes, {"x": ("float32", ["n", 6])}, ["best"], {"w": array(6, 4)})
+    with pytest.raises(UsageError, match="one has 1 outputs, the other 2"):
+        compared(given, other)
+
+
 def test_the_floor_is_what_the_given_file_rounds_and_no_more(tmp_path: Path) -> None:
     """A Sigmoid far from its middle rounds to steps of 6e-8, however small the result is."""
     node = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Sigmoid", ["a"], ["y"])]

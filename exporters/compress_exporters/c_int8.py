@@ -17,6 +17,7 @@ from compress_exporters import c
 from compress_exporters import onnx as dense
 from compress_exporters._c.qdq import with_limits
 from compress_exporters._calibration import feeds
+from compress_exporters._given import refusing
 from compress_exporters._images import Array
 from compress_exporters.artifact import Artifact, Predict, Request
 from compress_exporters.onnx_int8 import OPERATORS, RANGE_IMAGES, Scheme, images_to_correct, quantized
@@ -47,7 +48,8 @@ def export(request: Request, path: Path) -> Artifact:
         dense.export(single, Path(scratch, "given.onnx"))
         model = onnx.load(Path(scratch, "given.onnx"))
     few = feeds(single, images_to_correct(request.input_shape))
-    model, notes = in_integers(model, feeds(single, RANGE_IMAGES), few)
+    with refusing("c-int8"):
+        model, notes = in_integers(model, feeds(single, RANGE_IMAGES), few)
     return c.write(model, request, path, "int8", notes)
 
 

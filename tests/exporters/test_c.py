@@ -139,12 +139,72 @@ def test_an_operator_without_c_is_named(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+class OfRows(nn.Module):
+    """A linear layer on each of several rows; a pool of one dimension."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(1, 2)).flatten(1)
+
+
+@pytest.mark.parametrize("format", ["c", "c-int8"])
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        (nn.Linear(9, 5), r"operator \w+ of 44 rows of 9 is not written as C"),
+        (nn.Linear(9, 5, bias=False), r"operator \w+ of 44 rows of 9 is not written as C"),
+        (nn.Sequential(nn.MaxPool1d(3), nn.Flatten(), nn.Linear(132, 2)), "MaxPool of other than two dimensions"),
+    ],
+)
+def test_several_rows_are_refused(inner: nn.Module, said: str, format: str, tmp_path: Path) -> None:
+    request = Request(OfRows(inner).eval(), SHAPE, calibration=torch.randn(4, *SHAPE))
+    with pytest.raises(ExportError, match=said):
+        find(format).export(request, tmp_path / "net.c")
+
+
 @pytest.mark.parametrize("shape", [[2, 3, 4, 4], ["n", 3, 4, 4]])
 def test_a_batch_is_refused(shape: list[int | str]) -> None:
     entries = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", entries[:1], entries[1:])
     with pytest.raises(ExportError, match="one image of known size"):
         source_of(helper.make_model(graph), Path("m.c"))
+
+
+def graph_of(*nodes: onnx.NodeProto, opset: int = 18, **held: float) -> onnx.ModelProto:
+    """A graph of two numbers that ends in y."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y"))
+    tensors = [helper.make_tensor(name, TensorProto.FLOAT, [], [number]) for name, number in held.items()]
+    graph = helper.make_graph(list(nodes), "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (graph_of(helper.make_node("Clip", ["x"], ["y"], min=0.0, max=6.0), opset=10), "C needs opset 13 or later"),
+        (graph_of(helper.make_node("Softmax", ["x"], ["y"], axis=0)), "Softmax other than over one row of scores"),
+        (
+            graph_of(helper.make_node("Relu", ["x"], ["z"]), helper.make_node("Clip", ["x", "", "z"], ["y"])),
+            "Clip with computed limits is not written as C",
+        ),
+    ],
+)
+def test_what_c_would_do_otherwise_is_refused(graph: onnx.ModelProto, said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        source_of(graph, Path("m.c"))
+
+
+@needs_compiler
+def test_an_infinite_limit_is_none(tmp_path: Path) -> None:
+    source = source_of(
+        graph_of(helper.make_node("Clip", ["x", "low", "high"], ["y"]), low=-np.inf, high=1.0), Path("m.c")
+    )
+    (tmp_path / "m.c").write_text(source.code)
+    (tmp_path / "m.h").write_text(source.header)
+    np.testing.assert_array_equal(answers(tmp_path / "m.c", torch.tensor([[-9.0, 9.0]])), [[-9.0, 1.0]])
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -175,6 +235,13 @@ def test_buffers_that_live_at_once_lie_apart(entries: list[tuple[int, int, int, 
 def test_a_buffer_is_used_again() -> None:
     buffers = [Buffer(100, i, i + 1) for i in range(10)]
     assert place(buffers) < 4 * 300
+
+
+@needs_compiler
+def test_an_int_of_16_bits_is_refused(tmp_path: Path) -> None:
+    path = written(sparse(nn.Conv2d(4, 3, 3)), tmp_path)
+    with pytest.raises(ExportError, match="an int has to have 32 bits"):
+        build(path, flags=("-std=c99", "-U__INT_MAX__", "-D__INT_MAX__=32767"))
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compress.onnx_file import predict, session
-from compress_exporters import Request
+from compress_exporters import ExportError, Request, find
 from compress_exporters import onnx as dense
 from compress_exporters._c import fixed_point
-from compress_exporters._c.host import FLAGS, WARNINGS
+from compress_exporters._c.host import FLAGS, WARNINGS, compile_program
 from compress_exporters._c.integer_weights import _stream, walk_of
 from compress_exporters._c.net import Net
 from compress_exporters._c.source import source_of
@@ -129,6 +130,40 @@ def test_any_convolution_gives_what_exact_integers_give(
     images = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(1))
     expected = np.stack([integer_answer(graph, image[None].numpy()).reshape(-1) for image in images])
     np.testing.assert_array_equal(answers(as_c(graph, folder / "net.c"), images), expected)
+
+
+CHECKED = (
+    "-std=c99", "-O1", "-pedantic", *WARNINGS, "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error",
+)  # fmt: skip
+"""Stops at what C leaves undefined: sums that overflow, shifts out of range, floats that no integer holds."""
+
+HARD_IMAGES = """
+#include "net.h"
+#include <math.h>
+static float input[NET_INPUT], output[NET_OUTPUT], arena[NET_ARENA];
+int main(void)
+{
+  const float sizes[] = {1.f, 1e6f, -1e30f, INFINITY, NAN};
+  for (int t = 0; t < 5; ++t) {
+    for (int i = 0; i < NET_INPUT; ++i)
+      input[i] = i % 3 ? sizes[t] : -sizes[t];
+    net_run(input, output, arena);
+  }
+  return 0;
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["narrow", "residual", "pool of sums", "averages behind", "clipped"])
+def test_nothing_undefined_happens_whatever_the_image(name: str, tmp_path: Path) -> None:
+    path = as_c(rounded(sparse(CASES[name], 0.5), tmp_path), tmp_path / "net.c")
+    true = compile_program(path, tmp_path, (HARD_IMAGES,), flags=CHECKED)
+    assert 0 == subprocess.run([true]).returncode
+    code = path.read_text()
+    path.write_text(code.replace("int32_t high)\n{", "int32_t high)\n{\n  v += INT32_MAX;"))
+    assert path.read_text() != code
+    assert 0 != subprocess.run([compile_program(path, tmp_path, (HARD_IMAGES,), flags=CHECKED)]).returncode
 
 
 @needs_compiler
@@ -304,6 +339,15 @@ def test_a_rescaling_that_32_bits_do_not_hold_is_computed_in_float(tmp_path: Pat
     path = as_c(helper.make_model(helper.make_graph(nodes, "g", [x], [y], held)), tmp_path / "net.c")
     found = answers(path, torch.tensor([[2.0, 0.0, -3.0]]))
     np.testing.assert_allclose(found, [[127e-8, 0, -128e-8] * 2], rtol=1e-5)
+
+
+def test_weights_that_are_no_numbers_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    model = sparse(nn.Conv2d(4, 3, 3), 1.0)
+    with torch.no_grad():
+        model.weight[0] = torch.nan
+    request = Request(model.eval(), SHAPE, calibration=torch.from_numpy(np.concatenate(calibration(SHAPE))))
+    with pytest.raises(ExportError, match="cannot be written as c-int8: "):
+        find("c-int8").export(request, tmp_path / "net.int8.c")
 
 
 def test_a_layer_whose_sums_could_overflow_stays_in_float() -> None:

@@ -14,7 +14,7 @@ from compress_exporters._c import fixed_point, operators
 from compress_exporters._c.convolution import Geometry, activated
 from compress_exporters._c.integer_convolution import Layer, Scaled, convolution
 from compress_exporters._c.net import Quant, Value, real
-from compress_exporters._c.node import Finish, Node, flat
+from compress_exporters._c.node import Finish, Node
 
 
 def Conv(node: Node) -> Value | None:
@@ -36,7 +36,7 @@ def MatMul(node: Node) -> Value | None:
 
 
 def _linear(node: Node, outputs: int) -> Value | None:
-    kept, x = node.kept(1), flat(node.net, node.tensor())
+    kept, x = node.kept(1), node.row()
     if kept is None or kept.stored.ndim != 2 or (kept.scale.size > 1 and kept.axis != outputs):
         return None
     weight = kept.stored if outputs == 0 else kept.stored.T

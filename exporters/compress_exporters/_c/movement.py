@@ -23,7 +23,9 @@ def Pad(node: Node) -> Value:
     x, pads, fill = node.tensor(), node.constant(1), node.constant(2)
     axes = node.constant(3)
     mode = node.attributes.get("mode", b"constant")
-    if mode not in (b"constant", "constant") or (fill is not None and float(fill) != 0) or len(x.shape) != 3:
+    if len(x.shape) != 3:
+        raise node.refuse("of other than two dimensions")
+    if mode not in (b"constant", "constant") or (fill is not None and float(fill) != 0):
         raise node.refuse("other than with zeros")
     pads = pads.tolist()
     rank, count = 4, len(pads) // 2

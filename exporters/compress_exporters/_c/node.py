@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,17 @@ class Node:
             )
         return self.net.constants[self.inputs[index]]
 
+    def row(self) -> Value:
+        """The first input of a linear layer, as it is kept: one row of numbers.
+
+        Raises:
+            ExportError: it is several.
+        """
+        x = self.tensor()
+        if len(x.shape) != 1:
+            raise self.refuse(f"of {prod(x.shape[:-1])} rows of {x.shape[-1]}")
+        return x
+
     def refuse(self, what: str) -> ExportError:
         """Why this node cannot be written."""
         return ExportError(f"operator {self.op} {what} is not written as C")
@@ -114,8 +126,8 @@ def flat(net: Net, x: Value) -> Value:
 
 
 def _clip(low: float | None, high: float | None) -> str:
-    inner = "@" if low is None else f"fmaxf(@, {float(low)!r}f)"
-    return inner if high is None else f"fminf({inner}, {float(high)!r}f)"
+    inner = "@" if low is None or math.isinf(low) else f"fmaxf(@, {float(low)!r}f)"
+    return inner if high is None or math.isinf(high) else f"fminf({inner}, {float(high)!r}f)"
 
 
 def number_of(array: Array | None) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from compress_exporters._c.convolution import Geometry, activated, convolution, linear
 from compress_exporters._c.net import Quant, Value
-from compress_exporters._c.node import Node, flat
+from compress_exporters._c.node import Node
 
 
 def Conv(node: Node) -> Value:
@@ -49,7 +49,7 @@ def Gemm(node: Node) -> Value:
     return linear(
         node.net,
         "linear",
-        flat(node.net, node.value()),
+        node.net.floats_of(node.row()),
         weight.astype(np.float32),
         bias.astype(np.float32),
         node.activation,
@@ -63,7 +63,7 @@ def MatMul(node: Node) -> Value:
     return linear(
         node.net,
         "linear",
-        flat(node.net, node.value()),
+        node.net.floats_of(node.row()),
         weight.T,
         np.zeros(weight.shape[1], np.float32),
         node.activation,
@@ -131,8 +131,8 @@ def BatchNormalization(node: Node) -> Value:
 
 def Softmax(node: Node) -> Value:
     x = node.value()
-    if len(x.shape) != 1:
-        raise node.refuse("of maps")
+    if len(x.shape) != 1 or node.attributes.get("axis", -1) not in (1, -1):
+        raise node.refuse("other than over one row of scores")
     body = f"""float most = x[0], sum = 0;
 for (int i = 1; i < {x.size}; ++i)
   most = x[i] > most ? x[i] : most;
@@ -170,6 +170,8 @@ def pool(
         counts: whether the result needs ``n``, the places that the window counts.
         quant: of the result.
     """
+    if len(x.shape) != 3:
+        raise node.refuse("of other than two dimensions")
     channels, rows, columns = x.shape
     (kh, kw), (sy, sx) = node.attributes["kernel_shape"], node.attributes.get("strides", (1, 1))
     if any(d != 1 for d in node.attributes.get("dilations", (1, 1))):

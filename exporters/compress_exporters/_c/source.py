@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from compress_exporters._c import integer, movement, operators, qdq
 from compress_exporters._c.net import INPUT, Net, Value, place
 from compress_exporters._c.node import ACTIVATIONS, Finish, Node, bounds_of, number_of
+from compress_exporters._versions import opset_of
 from compress_exporters.artifact import ExportError
 
 JOINED = (
@@ -33,12 +34,19 @@ JOINED = (
 )
 """Operators that apply the activation behind them while they write their result."""
 
+OLDEST_OPSET = 13
+"""Before it Clip, Slice and Softmax said otherwise what they do."""
+
 HEAD = """\
 #include "{header}"
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
+#if INT_MAX < 2147483647
+#error "an int has to have 32 bits"
+#endif
 /* Rows are computed NET_LANES columns at a time where the compiler knows vectors; -DNET_LANES=0 leaves that out. */
 #ifndef NET_LANES
 #ifndef __GNUC__
@@ -130,8 +138,10 @@ def source_of(model: onnx.ModelProto, path: Path, *, title: str = "") -> Source:
         title: said at the top of the header.
 
     Raises:
-        ExportError: an operator, or a form of one, that has no C; it is named.
+        ExportError: an operator, or a form of one, that has no C, which is named; or an opset below 13.
     """
+    if opset_of(model) < OLDEST_OPSET:
+        raise ExportError(f"C needs opset {OLDEST_OPSET} or later, the model has {opset_of(model)}; export it again")
     graph = model.graph
     constants: dict[str, Any] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = qdq.direct(list(graph.node), {*_INTEGER, *_MOVEMENT})
@@ -240,7 +250,10 @@ def _expression(net: Net, node: onnx.NodeProto) -> str:
 
 
 def _further(net: Net, node: onnx.NodeProto) -> list[float | None]:
-    return [number_of(net.constants.get(name)) if name else None for name in node.input[1:]]
+    for name in node.input[1:]:
+        if name and name not in net.constants:
+            raise ExportError(f"operator {node.op_type} with computed limits is not written as C")
+    return [number_of(net.constants[name]) if name else None for name in node.input[1:]]
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
