@@ -192,7 +192,11 @@ def pool(
     if not node.attributes.get("count_include_pad", 0):
         counted = f"{check} ++n;"
     start, add, end = code
-    start, counted = (f"{start}; int n = 0", counted) if counts else (start, "")
+    if counts and inside:
+        start += f"; const int n = {kh * kw}"
+    elif counts:
+        start += "; int n = 0"
+    counted = counted if counts and not inside else ""
     body = f"""for (int c = 0; c < {channels}; ++c)
   for (int r = 0; r < {height}; ++r)
     for (int i = 0; i < {width}; ++i) {{
