@@ -238,6 +238,12 @@ def test_what_a_pool_chooses_from_is_not_stored(tmp_path: Path) -> None:
     assert source.macs == 32 * 36 * 8 * 6
 
 
+@pytest.mark.parametrize(("border", "counts"), [(0, False), (1, True)])
+def test_an_average_without_a_border_counts_nothing(border: int, counts: bool, tmp_path: Path) -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(4, 5, 3), nn.AvgPool2d(3, 2, border, count_include_pad=False)), 1.0)
+    assert counts == ("++n" in source_of(rounded(model, tmp_path), Path("net.c")).code)
+
+
 def test_the_arena_is_that_of_bytes(tmp_path: Path) -> None:
     graph = rounded(sparse(Narrow(), 0.3), tmp_path)
     full = source_of(onnx.load(tmp_path / "float.onnx"), Path("net.c"))

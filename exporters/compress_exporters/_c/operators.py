@@ -177,12 +177,9 @@ def pool(
     if any(d != 1 for d in node.attributes.get("dilations", (1, 1))):
         raise node.refuse("with dilation")
     top, left, bottom, right = _pads(node, (rows, columns), (kh, kw), (sy, sx))
-    rounded = -1 if node.attributes.get("ceil_mode", 0) else 1
-    height = rounded * (rounded * (rows + top + bottom - kh) // sy) + 1
-    width = rounded * (rounded * (columns + left + right - kw) // sx) + 1
-    # A window that begins behind the image is left out.
-    height -= (height - 1) * sy >= rows + top
-    width -= (width - 1) * sx >= columns + left
+    rounds_up = bool(node.attributes.get("ceil_mode", 0))
+    height = _windows(rows, kh, sy, (top, bottom), rounds_up=rounds_up)
+    width = _windows(columns, kw, sx, (left, right), rounds_up=rounds_up)
     inside = top + left == 0 and (height - 1) * sy + kh <= rows and (width - 1) * sx + kw <= columns
     row, column = f"r * {sy} + j - {top}", f"i * {sx} + l - {left}"
     within = f"if ({row} >= 0 && {row} < {rows} && {column} >= 0 && {column} < {columns})"
@@ -192,7 +189,11 @@ def pool(
     if not node.attributes.get("count_include_pad", 0):
         counted = f"{check} ++n;"
     start, add, end = code
-    start, counted = (f"{start}; int n = 0", counted) if counts else (start, "")
+    if counts and inside:
+        start += f"; const int n = {kh * kw}"
+    elif counts:
+        start += "; int n = 0"
+    counted = counted if counts and not inside else ""
     body = f"""for (int c = 0; c < {channels}; ++c)
   for (int r = 0; r < {height}; ++r)
     for (int i = 0; i < {width}; ++i) {{
@@ -208,6 +209,19 @@ def pool(
       y[(c * {height} + r) * {width} + i] = {end};
     }}"""
     return node.net.step("pool", [x], (channels, height, width), body, quant)
+
+
+def _windows(size: int, kernel: int, stride: int, pads: tuple[int, int], *, rounds_up: bool) -> int:
+    """How many windows a pool has along an axis; one that begins behind the image is left out.
+
+    >>> _windows(9, 2, 2, (0, 0), rounds_up=False), _windows(9, 2, 2, (0, 0), rounds_up=True)
+    (4, 5)
+    >>> _windows(4, 2, 2, (1, 1), rounds_up=True), _windows(5, 3, 3, (0, 2), rounds_up=True)
+    (3, 2)
+    """
+    rounded = -1 if rounds_up else 1
+    count = rounded * (rounded * (size + sum(pads) - kernel) // stride) + 1
+    return count - ((count - 1) * stride >= size + pads[0])
 
 
 def _mean(node: Node, *, keep: bool) -> Value:
