@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any
 
 from reproduce import HERE, provenance
+from torch import nn
 
 from compress import cost, methods, recipe_text
 from compress.cost import MACS_CONVENTION
@@ -23,8 +24,10 @@ from compress.pipeline import prune_and_export
 from compress.progress import Display
 from compress.targets import Timing
 from compress.targets.local import measure
+from compress_exporters import Request, find
 from compress_models import load
 
+SHAPE = (3, 32, 32)
 RESULTS = HERE / "results" / "peers"
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -69,15 +72,20 @@ def main() -> None:
 
 
 def time_together(asked: argparse.Namespace, seed: int) -> None:
-    """Latency of the pretrained network and of every arm's file, interleaved in one run."""
-    runs = {arm: asked.runs / f"{asked.network}-{_slug(arm)}-seed{seed}" for arm in asked.arms}
-    ours = [arm for arm in asked.arms if ARMS[arm]]
-    if not ours or not all((folder / "model.onnx").exists() for folder in runs.values()):
+    """Latency of the pretrained network, the peer's and that of every arm there is a run of, interleaved.
+
+    The peer's is exported as the peer pruned it: weights do not matter for time.
+    """
+    runs = {arm: asked.runs / f"{asked.network}-{_slug(arm)}-seed{seed}" for arm in asked.arms if ARMS[arm]}
+    ours = {arm: folder / "model.onnx" for arm, folder in runs.items() if (folder / "model.onnx").exists()}
+    if not ours:
         return
-    files = [runs[ours[0]] / "dense.onnx", *(folder / "model.onnx" for folder in runs.values())]
-    found, _ = measure(files, Timing(budget_seconds=asked.seconds), "local")
+    peer = asked.runs / f"{asked.network}-torch-pruning.onnx"
+    find("onnx").export(Request(_pruned_by_peer(asked), SHAPE), peer)
+    files = {"dense": runs[next(iter(ours))] / "dense.onnx", "Torch-Pruning": peer, **ours}
+    found, _ = measure(list(files.values()), Timing(threads=1, budget_seconds=asked.seconds), "local")
     medians = [m.latency_ms.p50 if m.latency_ms else None for m in found]
-    row = {"network": asked.network, "seed": seed, "p50_ms": dict(zip(["dense", *runs], medians, strict=True))}
+    row = {"network": asked.network, "seed": seed, "p50_ms": dict(zip(files, medians, strict=True))}
     (RESULTS / f"latency-{asked.network}-seed{seed}.json").write_text(json.dumps(row, indent=2) + "\n")
 
 
@@ -121,10 +129,13 @@ def _table(asked: argparse.Namespace, arm: dict[str, Any], seed: int) -> dict[st
 
 def _peers_macs(asked: argparse.Namespace) -> int:
     """What the peer's network costs: the same for every seed, since its ranking reads the weights only."""
+    return cost.macs(_pruned_by_peer(asked), SHAPE)
+
+
+def _pruned_by_peer(asked: argparse.Namespace) -> nn.Module:
     from peers_networks import pruned
 
-    network = pruned(asked.network, str(asked.weights), asked.share)
-    return cost.macs(network, (3, 32, 32))
+    return pruned(asked.network, str(asked.weights), asked.share)
 
 
 def table() -> str:
@@ -135,7 +146,8 @@ def table() -> str:
         "",
         "Made by `benchmarks/peers.py` from `results/peers/*.json`: the same pretrained weights, the same training",
         "epochs in all, the same optimizer, accuracy by ONNX Runtime on the whole test set, mean (worst) over the",
-        "seeds. Speed-ups against the pretrained network, all files timed interleaved, one thread. Torch-Pruning",
+        "seeds. Speed-ups against the pretrained network, all files timed interleaved, one thread; arms without one are",
+        "of runs that are not kept. Torch-Pruning",
         "prunes the inner channels of the residual blocks; on the others, whose shortcuts pad with zeros, it ends in",
         "an IndexError.",
         "",
@@ -153,7 +165,7 @@ def table() -> str:
 
 def _cells(found: list[dict[str, Any]]) -> list[str]:
     accuracies = [row["pruned"]["accuracy"] for row in found]
-    dense = cost.macs(load(found[0]["network"]), (3, 32, 32))
+    dense = cost.macs(load(found[0]["network"]), SHAPE)
     return [
         ", ".join(str(row["seed"]) for row in found),
         ", ".join(sorted({str(row["epochs"]) for row in found})),

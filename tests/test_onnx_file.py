@@ -169,7 +169,7 @@ def test_data_outside_the_folder_is_refused_even_where_it_exists(tmp_path: Path,
         ({"offset": 8}, "declares 48 bytes and holds 40"),
         ({"offset": 8, "length": 48}, "lies at 8 .* which has 48"),
         ({"offset": -8, "length": 48}, "lies at -8"),
-        ({"offset": "x"}, "invalid literal"),
+        ({"offset": "x"}, "has no number as its place"),
     ],
 )
 def test_external_data_of_another_size_are_refused(tmp_path: Path, entries: dict[str, int | str], says: str) -> None:

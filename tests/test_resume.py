@@ -98,7 +98,7 @@ def test_interrupted_says_so_and_resumes(server: Server, words: list[str], whole
     for do, at, nth, code in INTERRUPTIONS:
         ended = server.run(words, tmp_path, at=at, nth=nth, do=do)
         assert code == ended.code, f"{do} at {at}: {ended.err}"
-        assert "the same command continues" in ended.err
+        assert "run the same command again: training goes on" in ended.err
         assert "Traceback" not in ended.err
         found = report_of(tmp_path / "run")
         assert ("interrupted", code) == (found["status"], found["exit_code"])

@@ -57,7 +57,7 @@ def test_a_microcontroller_counts_instructions(core: str, tmp_path: Path) -> Non
 @needs_mcu
 def test_integers_need_no_floating_point_unit(tmp_path: Path) -> None:
     files = [written(tmp_path, "model", 0.3), written(tmp_path, "model", 0.3, "c-int8")]
-    (real, whole), _ = find("mcu").measure(files, target="mcu:cortex-m3")
+    (real, whole), _ = find("mcu").measure(files, Timing(), "mcu:cortex-m3")
     assert (whole.status, whole.max_abs) == ("measured", 0.0)  # integers: the same bits on every machine
     assert real.instructions is not None
     assert whole.instructions is not None
