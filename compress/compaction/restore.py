@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compress.compaction.forward import from_data, install
@@ -56,7 +57,8 @@ def _fitting(model: nn.Module, name: str, value: Tensor, old: Tensor | None) -> 
     elif old.dim() != value.dim():
         shapes = f"{tuple(value.shape)} in the state, {tuple(old.shape)} in the model"
         raise UsageError(f"{name} does not fit: {shapes}; was the state saved from another kind of model?")
-    value = value.detach().clone().to(old.device)
+    # Strides of another memory format, in which a 1x1 kernel counts as contiguous too, would reach the exported graph.
+    value = value.detach().clone(memory_format=torch.contiguous_format).to(old.device)
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 

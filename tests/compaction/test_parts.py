@@ -82,6 +82,19 @@ def narrowed_vgg() -> tuple[nn.Module, dict[str, torch.Tensor], dict[str, dict[s
     return build("vgg", seed=1)[0], result.model.state_dict(), result.attributes
 
 
+def test_restore_leaves_no_strides_of_another_memory_format() -> None:
+    """A 1x1 kernel in channels_last counts as contiguous, and its strides would cost the exported graph a Gather."""
+    model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    state = {
+        name: value.contiguous() for name, value in model.to(memory_format=torch.channels_last).state_dict().items()
+    }
+    assert state["0.weight"].stride() == (4, 1, 4, 4)
+    rebuilt = restore(nn.Sequential(nn.Conv2d(4, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), state, {})
+    assert rebuilt.state_dict()["0.weight"].stride() == (4, 1, 1, 1)
+    graph = torch.export.export(rebuilt.eval(), (torch.zeros(1, 4, 2, 2),)).run_decompositions().graph
+    assert "as_strided" not in str(graph)
+
+
 def test_restore_names_the_key_that_does_not_fit() -> None:
     fresh, state, attributes = narrowed_vgg()
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
