@@ -17,6 +17,7 @@ from compress.probe import TaskProbe
 from compress.rounds import NORMS
 from compress.train import Task, to_device
 from compress.units import ElementUnits
+from compress.validate import Accuracy
 
 
 def element_units(values: Values, positions: int = 1) -> ElementUnits:
@@ -134,3 +135,9 @@ def channel_view(
     scales = tuple(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, NORMS))
     probe = TaskProbe(task) if task else FunctionProbe()
     return View(values, cost.execution_order(model, shape), units, budget, {}, lambda kept: kept, probe, scales)
+
+
+def scored(*scores: float) -> Callable[..., Accuracy]:
+    """A measurement of accuracy that finds these, one after another."""
+    left = iter(scores)
+    return lambda *given, **known: Accuracy(next(left), None, 100, None, None)

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from compress import conversion
-from compress.validate import Accuracy
 from compress_exporters import Request, find
 from compress_exporters.artifact import describe
 from tests.conftest import Project, invoke, report_of
 from tests.onnx_import.build import array, file_of
+from tests.support import scored
 
 QUICK = ("--set", "validate.seconds=0.02", "--set", "validate.repeats=3", "--set", "validate.warm_up=1")
 
@@ -235,12 +235,8 @@ def test_accuracy_is_that_of_validate(file: Path, data: str, tmp_path: Path) -> 
 def test_the_gate_on_accuracy_holds_every_file(
     file: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter((0.9, 0.9, 0.6))  # of dense.onnx, model.onnx, model.sparse.onnx
-
-    def accuracy(*given: object, **known: object) -> Accuracy:
-        return Accuracy(next(scores), None, 100, None, None)
-
-    monkeypatch.setattr("compress.foreign_run.accuracy", accuracy)
+    # of dense.onnx, model.onnx, model.sparse.onnx
+    monkeypatch.setattr("compress.foreign_run.accuracy", scored(0.9, 0.9, 0.6))
     ended = run(file, tmp_path / "run", "--data", data, "--max-accuracy-drop-points", 5)
     assert 3 == ended.exit_code
     assert "max_accuracy_drop_points of model.sparse.onnx = 30" in ended.stderr

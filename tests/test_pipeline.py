@@ -17,10 +17,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from compress.validate import Accuracy
 from compress_exporters import Artifact, Request
 from compress_exporters import onnx as onnx_exporter
 from tests.conftest import NET, Project, Server, invoke, report_of
+from tests.support import scored
 
 RECIPE = """
 [[prune]]
@@ -306,12 +306,8 @@ def test_a_failed_gate_is_named_and_every_file_is_written(again: Path, user: Pro
 def test_the_gate_on_accuracy_holds_every_file(
     again: Path, user: Project, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter((0.9, 0.9, 0.6))  # of dense.onnx, model.onnx, model.sparse.onnx
-
-    def accuracy(*given: object, **known: object) -> Accuracy:
-        return Accuracy(next(scores), None, 100, None, None)
-
-    monkeypatch.setattr("compress.validation.accuracy", accuracy)
+    # of dense.onnx, model.onnx, model.sparse.onnx
+    monkeypatch.setattr("compress.validation.accuracy", scored(0.9, 0.9, 0.6))
     ended = invoke(*user.words(recipe, "--out", again, "--max-accuracy-drop-points", 5))
     assert 3 == ended.exit_code
     assert "max_accuracy_drop_points of model.sparse.onnx = 30" in ended.stderr
