@@ -3,7 +3,7 @@
 from typing import Any
 
 from compress import cost, entropy
-from compress.stages import Payload, Run
+from compress.run import Payload, Run
 
 
 def assemble(
@@ -64,7 +64,7 @@ def _timed(found: dict[str, Any], measurements: list[dict[str, Any]]) -> dict[st
 
 
 def _last_model(run: Run) -> Payload | None:
-    found = [payload for name, payload in run.payloads.items() if name.startswith(("prune-", "compact-"))]
+    found = [payload for name, payload in run.payloads.items() if name.startswith(("prune-", "compact-", "retrain-"))]
     if not run.recipe.prune:
         return run.payloads.get("dense")
     return found[-1] if found else None

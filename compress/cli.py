@@ -146,7 +146,7 @@ def main() -> None:
     help="With MODEL.onnx: sizes of an input that the file leaves open, as in `compress compact`.",
 )
 @click.option("--epochs", type=int, help="With --method: epochs of the method.")
-@click.option("--finetune-epochs", type=int, help="With --method: epochs of masked retraining.")
+@click.option("--finetune-epochs", type=int, help="With --method: epochs of retraining what is left.")
 @click.option("--train-epochs", type=int, help="Epochs of the dense training; 0 keeps the given weights.")
 @click.option("--seed", type=int, help="Every random draw derives from it.")
 @click.option("--device", help="cpu, cuda, cuda:1 or auto.")

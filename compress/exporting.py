@@ -22,8 +22,8 @@ from compress.progress import Display
 from compress.recipe import ExportSection
 from compress.recipe_text import build, read
 from compress.report.formats import size
+from compress.run import Run
 from compress.run_directory import RunDirectory, writing
-from compress.stages import Run
 from compress.validate import Parity, parity
 from compress_exporters import Artifact, ExportError, Request
 from compress_models import WeightsError

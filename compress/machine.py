@@ -10,7 +10,7 @@ import torch
 
 from compress import __version__
 from compress.errors import UsageError
-from compress.stages import Run
+from compress.run import Run
 
 
 def device(asked: str) -> torch.device:

@@ -23,8 +23,9 @@ from compress.recipe import ExportSection, Recipe
 from compress.report.html import write_html
 from compress.report.store import write_json
 from compress.report.words import gate_name
+from compress.run import Payload, Run
 from compress.run_directory import RunDirectory, key_of
-from compress.stages import Payload, Run, digest
+from compress.stages import digest
 from compress.train import derive
 from compress.validation import validate
 from compress_exporters import ExportError, Request, find
@@ -143,9 +144,11 @@ def data_of(recipe: Recipe, device: torch.device) -> Data:
 
 def _run(run: Run) -> dict[str, Any]:
     payload = stages.dense(run)
-    for number in range(len(run.recipe.prune)):
+    for number, step in enumerate(run.recipe.prune):
         payload = stages.prune(run, number, payload)
         payload = stages.compaction(run, number, payload)
+        if stages.retrains_compacted(step):
+            payload = stages.retrain(run, number, payload)
     export(run, payload)
     validate(run, payload)
     app.write(run, assemble(run, machine.environment(run)), lambda: _network(run, payload))

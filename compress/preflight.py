@@ -8,7 +8,7 @@ from compress import cost
 from compress.budget import select
 from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
-from compress.stages import Run
+from compress.run import Run
 from compress.train import Task, evaluating, top1
 from compress.units import ElementUnits, layer_name
 from compress_models.spec import quote

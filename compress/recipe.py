@@ -74,13 +74,15 @@ class TrainSection(Section):
 
 
 class Finetune(Section):
-    """Masked retraining after a step."""
+    """Retraining after a step; what was pruned stays zero."""
 
     epochs: Count = 5
     lr: Rate | None = None
     schedule: Schedule = "cosine"
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the loss that is distance from the dense model's answers; classification only."""
+    compacted: bool = True
+    """Retrain what compaction leaves, at its cost; false: the whole network under masks, compacted afterwards."""
 
 
 class Step(BaseModel):

@@ -48,6 +48,8 @@ class Plan:
     rounds: int = 1
     rewind: Values | None = None
     """Values of an early moment of the dense training; retraining starts from them."""
+    apart: bool = False
+    """Whether the last retraining is left to `training`, on the compacted network."""
 
     def phases(self) -> list[Phase]:
         """Method and retraining of every round, in order."""
@@ -56,15 +58,15 @@ class Plan:
             share = number / self.rounds
             suffix = f" round {number}/{self.rounds}" if self.rounds > 1 else ""
             phases.append(Phase(f"{self.stage}{suffix}", self.method, self.prune, share, True))
-            if self.method.retrains:
+            if self.method.retrains and not (self.apart and number == self.rounds):
                 phases.append(Phase(f"{self.stage} retrain{suffix}", Retrain(), self.finetune, share, False))
         return phases
 
 
-def training(task: Task, stage: str, optimization: Optimization, **hooks: Any) -> None:
-    """Plain training, with every weight kept; hooks as in `run_phases`."""
+def training(task: Task, stage: str, optimization: Optimization, masks: Masks, **hooks: Any) -> None:
+    """Training with no method: every weight that the masks keep learns; hooks as in `run_phases`."""
     phase = Phase(stage, Retrain(), optimization, 1.0, False)
-    run_phases(task, [phase], {}, _view(task, (), ElementUnits({}, {}, 0, 0), Budget()), **hooks)
+    run_phases(task, [phase], masks, _view(task, (), ElementUnits({}, {}, 0, 0), Budget()), **hooks)
 
 
 def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hooks: Any) -> dict[str, Tensor]:

@@ -20,8 +20,8 @@ from compress.recipe_text import build, override, parse_assignment, read
 from compress.report.formats import percent
 from compress.report.html import render_sensitivity
 from compress.report.store import to_json
+from compress.run import Payload, Run
 from compress.run_directory import RunDirectory
-from compress.stages import Run
 from compress.train import Task, evaluate
 from compress.units import Units
 
@@ -126,7 +126,7 @@ def _about(run: Run, dense: Mapping[str, Any], units: str) -> dict[str, Any]:
     }
 
 
-def _measured(run: Run, dense: stages.Payload, kind: str) -> list[dict[str, Any]]:
+def _measured(run: Run, dense: Payload, kind: str) -> list[dict[str, Any]]:
     """Every block's points, from where an interrupted measurement left off."""
     name = f"sensitivity-{kind}"
     task = run.task(run.model(dense))
@@ -134,7 +134,7 @@ def _measured(run: Run, dense: stages.Payload, kind: str) -> list[dict[str, Any]
     if not units.blocks:
         raise UsageError(f"the network has no {units.noun} that can be removed exactly; see compress inspect")
 
-    def work() -> stages.Payload:
+    def work() -> Payload:
         values = dict(task.model.named_parameters())
         with torch.no_grad():
             scores = units.sums({weight: values[weight].abs() for weight in cost.prunable(task.model)})

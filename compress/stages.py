@@ -6,117 +6,26 @@ freshly built network as narrow, and the figures for the report. A finished stag
 
 import functools
 import hashlib
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from compress import __version__, cost, latency, methods, rounds
 from compress.channel_units import ChannelUnits
 from compress.checkpoint import attributes_of, load_weights
-from compress.compaction import channel_groups, compact, restore
+from compress.compaction import channel_groups, compact
 from compress.data import Data
 from compress.descent import Optimization
 from compress.errors import UsageError
 from compress.masks import nonzero
-from compress.progress import Display
-from compress.recipe import Recipe, Step
-from compress.run_directory import RunDirectory, key_of
-from compress.train import Epoch, Task, derive, evaluate, to_device
+from compress.recipe import Step
+from compress.run import Payload, Run
+from compress.train import Task, evaluate, to_device
 from compress.units import ElementUnits, Units, layer_name
-from compress_models import load, resolve
+from compress_models import resolve
 from compress_models.spec import source_of
-
-Payload = dict[str, Any]
-
-
-@dataclass
-class Run:
-    """What was asked, where it is written, and how far it is."""
-
-    recipe: Recipe
-    directory: RunDirectory
-    display: Display
-    data: Data
-    device: torch.device
-    autocast: torch.dtype | None
-    key: str = ""
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    payloads: dict[str, Payload] = field(default_factory=dict)
-    told: int = 0
-    write: latency.Write = latency.no_writer
-    """Exports a network as the run's first target runs it."""
-    latencies: list[dict[str, Any]] = field(default_factory=list)
-    """What was found for every step with a budget of time."""
-
-    def stage(
-        self, name: str, title: str, depends: dict[str, Any], work: Callable[[], Payload], epochs: int = 0
-    ) -> Payload:
-        """Run a stage, or take its payload from an earlier run of the same key."""
-        self.key = key_of(stage=name, upstream=self.key, **depends)
-        payload = self.directory.finished(name, self.key)
-        resumed = payload is not None
-        self._tell_notes()
-        if payload is None:
-            started = time.monotonic()
-            with self.display.stage(title, epochs):
-                payload = work()
-            payload["seconds"] = time.monotonic() - started
-            self.directory.store(name, self.key, payload)
-        elif not self.display.quiet:
-            self.display.note(f"{title}: finished earlier, reused")
-        figures = {key: payload.get(key) for key in ("accuracy", "sparsity", "macs", "weights")}
-        self.stages.append({"name": title, "seconds": payload["seconds"], "resumed": resumed, **figures})
-        self.payloads[name] = payload
-        return payload
-
-    def _tell_notes(self) -> None:
-        for text in self.directory.notes[self.told :]:
-            self.display.note(text)
-        self.told = len(self.directory.notes)
-
-    def build(self) -> nn.Module:
-        """The network as the recipe names it, freshly initialised from the seed."""
-        torch.manual_seed(derive(self.recipe.seed, "init"))
-        defaults: dict[str, Any] = {
-            "in_channels": self.data.input_shape[0],
-            "input_size": self.data.input_shape[1],
-        }
-        if self.data.classes:
-            defaults["num_classes"] = len(self.data.classes)
-        return load(self.recipe.model.name, self.recipe.model.options, defaults=defaults)
-
-    def model(self, payload: Payload) -> nn.Module:
-        """The network of a payload, on the CPU in the default memory format, in evaluation mode."""
-        return restore(self.build(), payload["state"], payload["attributes"]).eval()
-
-    def task(self, model: nn.Module) -> Task:
-        """The model on this run's data and device."""
-        whole = self.payloads["dense"]["weights"] if self.payloads else None
-        graphs = self.recipe.cuda_graphs and self.device.type == "cuda"
-        model = to_device(model, self.device)
-        return Task(model, self.data, self.device, self.autocast, self.recipe.seed, whole, graphs=graphs)
-
-    def hooks(self, name: str, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """Checkpointing and display for `rounds.run_phases`; ``history`` grows and is saved along."""
-        saved = self.directory.progress(name, self.key)
-        self._tell_notes()
-        if saved:
-            history.extend(saved.pop("history"))
-            self.display.continuing(len(history))
-
-        def report(epoch: Epoch) -> None:
-            history.append(asdict(epoch))
-            self.display.epoch(epoch)
-
-        def save(snapshot: dict[str, Any]) -> None:
-            self.directory.store_progress(name, self.key, {**snapshot, "history": history})
-
-        return {"saved": saved, "save": save, "report": report, "tick": self.display.tick}
 
 
 def dense(run: Run) -> Payload:
@@ -156,21 +65,23 @@ def dense(run: Run) -> Payload:
                 early.update(_copied(task.model))
             write({**snapshot, "early": early})
 
-        rounds.training(task, "dense", optimization, **{**hooks, "save": save})
+        rounds.training(task, "dense", optimization, {}, **{**hooks, "save": save})
         return {**_payload(run, task, attributes_of(model), history), "early": early}
 
     return run.stage("dense", "dense", depends, work, recipe.train.epochs)
 
 
 def prune(run: Run, number: int, before: Payload) -> Payload:
-    """One step of the recipe: masks found and burnt in, weights retrained under them."""
+    """One step of the recipe: masks found and burnt in; retrained under them where no stage of its own does it."""
     step = run.recipe.prune[number]
     name, title = f"prune-{number}", f"prune-{number} {step.method} {step.units}"
+    apart = retrains_compacted(step)
     if step.budget.latency is not None:
         step = step.model_copy(update={"budget": latency.counts(run, number, before)})
     knobs = asdict(methods.build(step.method, step.knobs))
+    elsewhere = {"round_channels", "method"} | ({"finetune"} if apart and step.rounds == 1 else set())
     depends = {
-        "step": step.model_dump(mode="json", exclude={"round_channels", "method"}),
+        "step": step.model_dump(mode="json", exclude=elsewhere),
         "knobs": knobs,
         "method": _source(step.method),
     }
@@ -184,7 +95,9 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
         rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
         return _payload(run, task, before["attributes"], history)
 
-    return run.stage(name, title, depends, work, step.rounds * (step.epochs + step.finetune.epochs))
+    return run.stage(
+        name, title, depends, work, step.rounds * step.epochs + (step.rounds - apart) * step.finetune.epochs
+    )
 
 
 def compaction(run: Run, number: int, before: Payload) -> Payload:
@@ -212,6 +125,31 @@ def compaction(run: Run, number: int, before: Payload) -> Payload:
     return run.stage(f"compact-{number}", f"compact-{number}", {"round": multiple}, work)
 
 
+def retrains_compacted(step: Step) -> bool:
+    """Whether the last retraining of a step runs on what compaction leaves: the same function, fewer operations."""
+    return step.finetune.compacted and step.finetune.epochs > 0
+
+
+def retrain(run: Run, number: int, before: Payload) -> Payload:
+    """Train a step's compacted network; its zeros stay zero."""
+    step = run.recipe.prune[number]
+    name, title = f"retrain-{number}", f"retrain-{number}"
+    if before["compaction"]["rewritten"]:
+        run.directory.notes.append(
+            f"{title}: what only training does (stochastic depth, auxiliary heads) is not in the rewritten forward "
+            f"pass; to retrain with it, set prune.{number}.finetune.compacted = false"
+        )
+
+    def work() -> Payload:
+        task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
+        prunable = cost.execution_order(task.model, run.data.input_shape)
+        masks = nonzero(dict(task.model.named_parameters()), prunable)
+        rounds.training(task, title, _retraining(run, step), masks, **run.hooks(name, history))
+        return _payload(run, task, before["attributes"], history)
+
+    return run.stage(name, title, {"finetune": step.finetune.model_dump(mode="json")}, work, step.finetune.epochs)
+
+
 def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
 
@@ -234,14 +172,17 @@ def _taught(run: Run, task: Task, step: Step) -> Task:
 def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
     train = run.recipe.train.model_dump()
     own = {"epochs": step.epochs, "lr": step.lr or train["lr"], "schedule": step.schedule, "warmup": 0.0}
-    tune = step.finetune
-    after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
     return rounds.Plan(
         title, methods.build(step.method, step.knobs), units_of(run, step.units, task), step.budget,
-        Optimization(**{**train, **own}, distill=step.distill),
-        Optimization(**{**train, **after}, distill=tune.distill), step.rounds,
-        run.payloads["dense"]["early"] if step.rewind is not None else None,
+        Optimization(**{**train, **own}, distill=step.distill), _retraining(run, step), step.rounds,
+        run.payloads["dense"]["early"] if step.rewind is not None else None, retrains_compacted(step),
     )  # fmt: skip
+
+
+def _retraining(run: Run, step: Step) -> Optimization:
+    train, tune = run.recipe.train.model_dump(), step.finetune
+    after = {"epochs": tune.epochs, "lr": tune.lr or train["lr"], "schedule": tune.schedule, "warmup": 0.0}
+    return Optimization(**{**train, **after}, distill=tune.distill)
 
 
 def units_of(run: Run, kind: str, task: Task) -> Units:

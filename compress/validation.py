@@ -11,7 +11,7 @@ from typing import Any
 from compress import machine, targets
 from compress.onnx_file import session
 from compress.recipe import ValidateSection
-from compress.stages import Payload, Run
+from compress.run import Payload, Run
 from compress.train import evaluate
 from compress.validate import accuracy, check_files, check_gates, parity
 from compress_exporters import find

@@ -1,20 +1,23 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from compress.budget import Budget
+from compress.compaction import compact
 from compress.cost import prunable
 from compress.descent import Optimization
 from compress.errors import RunError
+from compress.masks import nonzero
 from compress.method import Outcome, PruningMethod, State, View
 from compress.methods.admm import ADMM
 from compress.methods.gradual import Gradual
 from compress.methods.magnitude import Magnitude
 from compress.rounds import Plan, prune, training
 from compress.train import Task
-from tests.support import element_units, tiny_task
+from tests.support import TinyNet, TinyNormedNet, channel_view, element_units, tiny_task
 
 
 def plan(task: Task, method: PruningMethod, sparsity: float = 0.75, rounds: int = 1) -> Plan:
@@ -123,5 +126,25 @@ def test_a_layer_that_lost_everything_is_refused() -> None:
 
 def test_plain_training_prunes_nothing() -> None:
     task = tiny_task()
-    training(task, "dense", Optimization(1, batch_size=16))
+    training(task, "dense", Optimization(1, batch_size=16), {})
     assert 0 == zeros(task)
+
+
+@pytest.mark.parametrize("network", [TinyNet, TinyNormedNet])
+def test_retraining_what_compaction_leaves_is_retraining_under_masks(network: type[nn.Module]) -> None:
+    """The same batches, the same steps: what is dead has no part in either."""
+    task = tiny_task(network=network)
+    view = channel_view(task.model, Budget(macs=0.4))
+    some = Optimization(3, batch_size=16, optimizer="sgd", lr=0.1, weight_decay=1e-3)
+    apart = Plan("prune-0", Magnitude(), view.units, view.budget, some, some, apart=True)
+    masks = prune(task, apart, {}, prunable(task.model))
+    images = next(iter(task.data.held_out.batches(16)))[0]
+    narrow = compact(task.model.eval(), images).model
+    assert sum(w.numel() for w in narrow.parameters()) < sum(w.numel() for w in task.model.parameters())
+    kept = nonzero(dict(narrow.named_parameters()), prunable(narrow))
+    before = narrow(images)
+    training(task, "retrain", some, masks)
+    training(replace(task, model=narrow), "retrain", some, kept)
+    after = task.model.eval()(images)
+    torch.testing.assert_close(narrow.eval()(images), after, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, after, atol=1e-2)  # it did learn

@@ -13,7 +13,8 @@ from compress.app.graph import Preprocessing, build
 from compress.data import Data
 from compress.errors import UsageError
 from compress.report.fields import Report
-from compress.stages import Payload, Run, digest
+from compress.run import Payload, Run
+from compress.stages import digest
 
 FOLDER = "app"
 

@@ -28,7 +28,7 @@ from compress.latency.table import Row
 from compress.run_directory import key_of
 
 if TYPE_CHECKING:  # which imports this module
-    from compress.stages import Payload, Run
+    from compress.run import Payload, Run
 
 __all__ = ["Bench", "Write", "check", "counts", "no_writer", "search"]
 

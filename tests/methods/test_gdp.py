@@ -98,7 +98,7 @@ def test_the_mean_is_over_what_an_earlier_step_left() -> None:
 def test_the_threshold_adapts_to_a_drop_in_accuracy() -> None:
     task = tiny_task(network=TinyNormedNet)
     none, some = (Optimization(epochs, batch_size=16, lr=0.01, optimizer="adam") for epochs in (0, 4))
-    training(task, "dense", some)
+    training(task, "dense", some, {})
     dense, dropped, logs = evaluate(task, task.data.held_out), [], list[Epoch]()
     units, prunable = channel_units(task.model), cost.prunable(task.model)
     for points in (0.0, 20.0):

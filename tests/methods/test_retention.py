@@ -198,7 +198,7 @@ def test_the_proposal_is_the_minimum_of_the_model_around_the_dense_network() -> 
 
 def trained(kind: str, budget: Budget) -> tuple[Task, View]:
     task = tiny_task(network=TinyNormedNet)
-    training(task, "dense", Optimization(2, 16, lr=3e-3))
+    training(task, "dense", Optimization(2, 16, lr=3e-3), {})
     return task, view_on(task, units_of(task, kind), budget)
 
 
