@@ -260,7 +260,9 @@ def test_a_changed_recipe_runs_on_from_the_change_and_says_what_it_deleted(
     assert 0 == ended.exit_code
     assert "deleted dense.onnx, model.onnx, model.sparse.onnx, report.html, report.json" in ended.stderr
     found = report_of(again)
-    assert ["dense", "prune-0", "compact-0", "retrain-0"] == [s["name"].split()[0] for s in found["stages"] if s["resumed"]]
+    assert ["dense", "prune-0", "compact-0", "retrain-0"] == [
+        s["name"].split()[0] for s in found["stages"] if s["resumed"]
+    ]
     assert 516 // 8 >= found["pruned"]["nonzero"]
     assert not (again / "model.sparse.onnx").exists()
     assert all(text == file.read_text() for file, text in mine.items())  # files of the user stay

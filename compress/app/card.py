@@ -58,7 +58,7 @@ def made(report: Report) -> list[str]:
         goal = ", ".join(budget) or "no budget of its own"
         said.append(
             f"Pruning: {markdown(text(step, 'method'))} on {markdown(text(step, 'units'))} units, {goal}; "
-            f"{text(step, 'epochs')} epochs and {text(step, 'finetune', 'epochs')} of retraining what is left; then what the "
+            f"{text(step, 'epochs')} epochs and {text(step, 'finetune', 'epochs')} of retraining; what the "
             "zeros made dead was removed, exactly."
         )
     return said
