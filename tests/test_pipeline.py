@@ -386,6 +386,16 @@ def test_a_network_with_sizes_written_in_its_code_needs_no_editing(user: Project
     again = invoke(*words)  # rebuilt from the stored forward pass
     assert 0 == again.exit_code, again.output
     assert before == (tmp_path / "run" / "model.onnx").read_bytes()
+    assert ["retrain-0: what only training does", "retrain-1: what only training does"] == [
+        note.partition(" (")[0] for note in found["notes"] if "finetune.compacted = false" in note
+    ]
+    masked = invoke(*words, "--set", "prune.0.finetune.compacted=false", "--set", "prune.1.finetune.compacted=false")
+    assert 0 == masked.exit_code, masked.output
+    found = report_of(tmp_path / "run")
+    assert ["dense", "prune-0", "compact-0", "prune-1", "compact-1", "export", "validate"] == [
+        stage["name"].split()[0] for stage in found["stages"]
+    ]
+    assert not any("finetune.compacted" in note for note in found["notes"])
 
 
 def test_no_pruning_delivers_the_dense_model(user: Project, tmp_path: Path) -> None:
