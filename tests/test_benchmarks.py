@@ -82,3 +82,34 @@ def test_recorded_commands_hold_no_folders_and_can_be_read_again(
     found = reproduce.provenance({"environment": {}, "recipe": {"data": {"root": "/home/me/a"}}})
     assert "python benchmarks/reproduce.py x --set data.root=a --set 'b={ c = 1 }'" == found["command"]
     assert {"data": {"root": "a"}} == found["recipe"]
+
+
+def test_methods_are_compared_under_one_ranking_only(
+    reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """magnitude ranked `normalised` is no base for admm ranked as the short form ranks."""
+    methods = importlib.import_module("methods")
+    for method, ranking in [("magnitude", "normalised"), ("pfec", "normalised"), ("admm", "balanced")]:
+        row = json.loads((HERE / "results" / "methods" / f"channel-normalised-{method}-seed0.json").read_text())
+        row["recipe"]["prune"][0]["budget"]["ranking"] = ranking
+        (tmp_path / f"{method}.json").write_text(json.dumps(row))
+    monkeypatch.setattr(methods, "RESULTS", tmp_path)
+    now, then = methods.table().split("## Channels, ranking `")[1:]
+    assert now.startswith("balanced`")
+    assert "| admm | 0 | 97.53% (97.53%) |  |  |" in now
+    assert "pfec" not in now.split("Not run")[0]
+    assert then.startswith("normalised`\n\nMeasured when layers were compared `normalised`; ")
+    assert "| pfec | 0 | 79.68% (79.68%) |  | +5.11 |" in then
+
+
+def test_what_is_dense_at_its_end_is_not_ranked(
+    reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    methods = importlib.import_module("methods")
+    (step,) = methods.recipe("element", "dsd", 0).prune
+    assert (0.3, "layer", 0) == (step.budget.sparsity, step.budget.scope, step.finetune.epochs)
+    row = json.loads((HERE / "results" / "methods" / "element-raw-admm-seed0.json").read_text())
+    (tmp_path / "dsd.json").write_text(json.dumps(row | {"method": "dsd"}))
+    monkeypatch.setattr(methods, "RESULTS", tmp_path)
+    assert "| dsd |" not in methods.table()
+    assert "dsd, dense again at its end after 16 epochs more: 98.00% (98.00%), seeds 0." in methods.table()
