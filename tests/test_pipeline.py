@@ -105,6 +105,12 @@ CONTRACT = {
         }
     ],
     "stages": [{"name": str, "seconds": float, "resumed": bool}],
+    "history": [
+        {
+            "stage": str, "epoch": int, "loss": float, "accuracy": float, "sparsity": float, "seconds": float,
+            "metrics": dict,
+        }
+    ],
 }  # fmt: skip
 """Every key that tools may rely on, and its type."""
 
@@ -161,6 +167,13 @@ def test_sums_and_ratios_agree(whole: Path) -> None:
     assert ["model.onnx", "model.sparse.onnx"] == [entry["artifact"] for entry in found["speedups"]]
     assert found["speedup"] == found["speedups"][0]["value"]
     assert found["compaction"]["max_error_relative"] < 1e-9
+
+
+def test_what_a_method_logs_is_in_the_history(whole: Path) -> None:
+    logged = {epoch["stage"]: epoch["metrics"] for epoch in report_of(whole)["history"]}
+    assert {} == logged["dense"]
+    assert {"rho", "primal_residual", "dual_residual"} == logged["prune-1 admm element"].keys()
+    assert 0 < logged["prune-1 admm element"]["primal_residual"] < 1
 
 
 def test_layers_in_the_file_are_as_wide_as_the_report_says(whole: Path) -> None:
