@@ -40,6 +40,8 @@ ARMS: dict[str, dict[str, Any]] = {
         "budget": {"ranking": "balanced"},
         "distill": 0.5,
     },
+    "ADMM, balanced": {"method": "admm", "epochs": 3, "budget": {"ranking": "balanced"}},
+    "ThiNet, balanced": {"method": "thinet", "epochs": 0, "budget": {"ranking": "balanced"}},
     "taylor": {"method": "taylor", "epochs": 1},
     "taylor, distilled": {"method": "taylor", "epochs": 1, "distill": 0.5},
     "gdp": {"method": "gdp", "epochs": 1, "budget": {"floor": 0.1}},
