@@ -14,6 +14,7 @@ from torch import Tensor
 from compress.budget import Budget, Relax, ending, floors, select
 from compress.masks import Masks, Values, burn, rank
 from compress.units import Units
+from compress.widths import choices
 
 Batch = tuple[Tensor, Tensor]
 """Images and their targets."""
@@ -103,6 +104,9 @@ class View:
         ranked = self._alive(scores, masks)
         allowed, least = self.units.allowed(ranked), floors(self.budget, ranked)
         keep = {block: ((s > limit) | (rank(s) < least[block])) & allowed[block] for block, s in ranked.items()}
+        for block, kept in keep.items():
+            if (step := self.units.step(block)) > 1:
+                keep[block] = rank(ranked[block]) < choices(len(kept), int(kept.sum()), step)[0]
         return both(masks, self.units.masks(keep))
 
     def _alive(self, scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:

@@ -130,9 +130,7 @@ def _measured(run: Run, dense: Payload, kind: str) -> list[dict[str, Any]]:
     """Every block's points, from where an interrupted measurement left off."""
     name = f"sensitivity-{kind}"
     task = run.task(run.model(dense))
-    units = stages.units_of(run, kind, task)
-    if not units.blocks:
-        raise UsageError(f"the network has no {units.noun} that can be removed exactly; see compress inspect")
+    units = stages.units_of(kind, run.model(dense), run.data, dense)
 
     def work() -> Payload:
         values = dict(task.model.named_parameters())
