@@ -3,14 +3,16 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress import cost
 from compress.budget import select
 from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
 from compress.run import Run
+from compress.stages import units_of
 from compress.train import Task, evaluating, top1
-from compress.units import ElementUnits, layer_name
+from compress.units import layer_name
 from compress_models.spec import quote
 
 
@@ -18,7 +20,7 @@ def check(run: Run) -> None:
     """Run the recipe's model once on the recipe's data, before hours are spent on them.
 
     Raises:
-        UsageError: they do not fit each other, or the export or a budget does not fit them.
+        UsageError: they do not fit each other, or the export or a step does not fit them.
         WeightsError: the weights do not fit the model.
     """
     recipe, data = run.recipe, run.data
@@ -49,18 +51,22 @@ def check(run: Run) -> None:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(f"{asked}, images of shape {list(images.shape)}: {quote(error)}") from error
-    if recipe.prune and recipe.prune[0].units == "element" and recipe.prune[0].budget.drop_points is None:
-        _check_budget(run, model)
+    _check_steps(run, model.eval())
 
 
-def _check_budget(run: Run, model: torch.nn.Module) -> None:
-    """Select once: a goal below the floor is known now. Later steps and channels meet networks not yet known."""
-    shape = run.data.input_shape
-    positions, values = cost.positions(model, shape), dict(model.named_parameters())
-    sizes = {name: values[name].shape for name in positions}
-    units = ElementUnits(sizes, positions, cost.weight_count(model), cost.macs(model, shape))
-    with torch.no_grad():
-        select(run.recipe.prune[0].budget, units, units.scores(values))
+def _check_steps(run: Run, model: nn.Module) -> None:
+    """Build the units of every step, and select once: a goal below the floor of the first step is known now.
+
+    Later steps meet networks not yet known; their channels are removable as far as those of this one are.
+    """
+    recipe, values = run.recipe, dict(model.named_parameters())
+    whole = {"weights": cost.weight_count(model), "macs": cost.macs(model, run.data.input_shape)}
+    kinds = dict.fromkeys(step.units for step in recipe.prune)
+    units = {kind: units_of(kind, model, run.data, whole, recipe.multiple(0)) for kind in kinds}
+    for step in recipe.prune[:1]:
+        if step.budget.drop_points is None and step.budget.latency is None:
+            with torch.no_grad():
+                select(step.budget, units[step.units], units[step.units].scores(values))
 
 
 def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:
