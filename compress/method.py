@@ -200,6 +200,23 @@ class PruningMethod:
     meets_budget: ClassVar[bool] = True
     """False: how much is pruned is not the method's to decide."""
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Whether a step with these knobs can work; asked when the recipe is read.
+
+        Raises:
+            UsageError: it cannot.
+        """
+
+    def check_network(self, view: View) -> None:
+        """Whether the method can prune the network; asked before anything is trained.
+
+        Args:
+            view: of the network as it is then; of its probe only single images are worth the time.
+
+        Raises:
+            UsageError: it cannot.
+        """
+
     def init(self, view: View, masks: Masks) -> State:
         """State at the start; ``masks`` are already in force and their zeros stay."""
         return State(masks=masks)

@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import cost
-from compress.budget import select
+from compress import cost, methods
+from compress.budget import ending
 from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
+from compress.method import View
+from compress.probe import TaskProbe
+from compress.rounds import NORMS
 from compress.run import Run
 from compress.stages import units_of
 from compress.train import Task, evaluating, top1
@@ -30,6 +33,8 @@ def check(run: Run) -> None:
         model = load_weights(model, recipe.model.weights)
     if recipe.export.uint8_input and data.test.raw(0, 1) is None:
         raise UsageError(f"uint8_input needs 8-bit images; those of data {recipe.data.name} are not: leave it out")
+    if data.loss is not None and any(step.distill or step.finetune.distill for step in recipe.prune):
+        raise UsageError("distillation imitates class scores, but the data brings its own loss; set distill = 0")
     layers = {layer_name(name) for name in cost.prunable(model)}
     if not layers:
         raise UsageError(f"model {recipe.model.name} has no convolution and no linear layer to prune")
@@ -55,18 +60,29 @@ def check(run: Run) -> None:
 
 
 def _check_steps(run: Run, model: nn.Module) -> None:
-    """Build the units of every step, and select once: a goal below the floor of the first step is known now.
+    """Ask every step's method, and select once: a goal below the floor of the first step is known now.
 
-    Later steps meet networks not yet known; their channels are removable as far as those of this one are.
+    Later steps meet networks not yet known; what this one lacks, channels or scales, they lack as well.
     """
-    recipe, values = run.recipe, dict(model.named_parameters())
-    whole = {"weights": cost.weight_count(model), "macs": cost.macs(model, run.data.input_shape)}
+    recipe, data = run.recipe, run.data
+    whole = {"weights": cost.weight_count(model), "macs": cost.macs(model, data.input_shape)}
     kinds = dict.fromkeys(step.units for step in recipe.prune)
-    units = {kind: units_of(kind, model, run.data, whole, recipe.multiple(0)) for kind in kinds}
-    for step in recipe.prune[:1]:
-        if step.budget.drop_points is None and step.budget.latency is None:
+    units = {kind: units_of(kind, model, data, whole, recipe.multiple(0)) for kind in kinds}
+    prunable, scales = cost.execution_order(model, data.input_shape), _scales(model)
+    task = run.task(model)  # moves it to where the images are
+    values = dict(task.model.named_parameters())
+    for number, step in enumerate(recipe.prune):
+        view = View(values, prunable, units[step.units], step.budget, {}, ending, TaskProbe(task), scales)
+        methods.build(step.method, step.knobs).check_network(view)
+        if not number and step.budget.drop_points is None and step.budget.latency is None:
             with torch.no_grad():
-                select(step.budget, units[step.units], units[step.units].scores(values))
+                view.select(view.units.scores(values), {})
+
+
+def _scales(model: nn.Module) -> tuple[str, ...]:
+    """Names of the normalisation layers' scales (gamma)."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, NORMS))
+    return tuple(f"{name}.weight" for name, module in modules if getattr(module, "weight", None) is not None)
 
 
 def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:

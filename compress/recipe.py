@@ -125,9 +125,10 @@ class Step(BaseModel):
             if knob not in found:
                 raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
         self._check(method)
-        written = dataclasses.asdict(methods.build(self.method, self.knobs))
+        built = methods.build(self.method, self.knobs)
+        built.check(self.budget, self.epochs)
         assert self.model_extra is not None  # extra keys are allowed
-        self.model_extra.update(written)
+        self.model_extra.update(dataclasses.asdict(built))
 
     def _check(self, method: "type[PruningMethod]") -> None:
         kind = "channel" if self.units == "channel" else "element"

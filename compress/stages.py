@@ -19,7 +19,6 @@ from compress.checkpoint import attributes_of, load_weights
 from compress.compaction import channel_groups, compact
 from compress.data import Data
 from compress.descent import Optimization
-from compress.errors import UsageError
 from compress.masks import nonzero
 from compress.recipe import Step
 from compress.run import Payload, Run
@@ -180,8 +179,6 @@ def _taught(run: Run, task: Task, step: Step) -> Task:
     """The task with the dense model as its teacher, where the step distils."""
     if not (step.distill or step.finetune.distill):
         return task
-    if run.data.loss is not None:
-        raise UsageError("distillation imitates class scores, but the data brings its own loss; set distill = 0")
     return replace(task, teacher=to_device(run.model(run.payloads["dense"]), run.device))
 
 
