@@ -89,11 +89,12 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     }
 
     def work() -> Payload:
-        task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
+        model = run.model(before)
+        units = units_of(step.units, model, run.data, run.payloads["dense"], multiple)
+        task, history = _taught(run, run.task(model), step), list[dict[str, Any]]()
         values = dict(task.model.named_parameters())
         prunable = cost.execution_order(task.model, run.data.input_shape)
         masks = nonzero(values, prunable) if number or run.recipe.model.weights else {}
-        units = units_of(step.units, run.model(before), run.data, run.payloads["dense"], multiple)
         plan = _plan(run, step, title, units)
         rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
         return _payload(run, task, before["attributes"], history)
