@@ -3,8 +3,9 @@
     python benchmarks/methods.py [--seeds 0 1 2] [--only admm taylor]
 
 Elements: LeNet-300-100, 98 % of the weights. Channels: LeNet-300-100 with batch normalisation, hidden units, to 10 %
-of the multiply-accumulates. MNIST; 16 epochs for method and retraining together; defaults otherwise, nothing tuned. A
-method that scores once retrains for all 16. One JSON row per run in results/methods; METHODS.md is made from them.
+of the multiply-accumulates. MNIST; 16 epochs for method and retraining together; knobs at their defaults, and layers
+ranked as the short form of the command does. A method that scores once retrains for all 16. dsd, whose outcome is
+dense, has the budget of its paper. One JSON row per run in results/methods; METHODS.md is made from them.
 """
 
 import argparse
@@ -19,17 +20,28 @@ from reproduce import HERE, provenance
 from compress import methods, recipe_text
 from compress.pipeline import prune_and_export
 from compress.progress import Display
+from compress.question import asked
+from compress.recipe import Recipe
 
 RESULTS = HERE / "results" / "methods"
 EPOCHS = 16
+
+
+def short_form(kind: str) -> str:
+    """How the short form of the command compares layers."""
+    words = {"model": "lenet300", "data": "mnist", "method": "magnitude", "units": kind, "macs": 0.1}
+    return asked(None, [], words).prune[0].budget.ranking
+
 
 CASES: dict[str, dict[str, Any]] = {
     "element": {"model": {"name": "lenet300"}, "budget": {"sparsity": 0.98, "floor": 0.005}},
     "channel": {
         "model": {"name": f"{HERE / 'networks.py'}:NormedMLP"},
-        "budget": {"macs": 0.1, "ranking": "normalised", "floor": 0.02},
+        "budget": {"macs": 0.1},
     },
 }
+for _kind, _case in CASES.items():
+    _case["budget"]["ranking"] = short_form(_kind)
 
 PLANS: dict[str, dict[str, Any]] = {
     "han": {"rounds": 4, "finetune": {"epochs": 4}},
@@ -37,9 +49,12 @@ PLANS: dict[str, dict[str, Any]] = {
     "supermask": {"epochs": 8, "finetune": {"epochs": 8}},
     "sparsevd": {"epochs": 12, "finetune": {"epochs": 4}},
     "softshare": {"epochs": EPOCHS, "finetune": {"epochs": 0}},
-    "dsd": {"epochs": EPOCHS, "finetune": {"epochs": 0}},
+    "dsd": {
+        **{"epochs": EPOCHS, "schedule": "step", "finetune": {"epochs": 0}},
+        "budget": {"sparsity": 0.3, "scope": "layer"},
+    },
 }
-"""Steps of methods that are not one phase of their own and one of retraining."""
+"""Steps of methods that are not one phase of their own and one of retraining under the case's budget."""
 
 
 def main() -> None:
@@ -47,26 +62,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=methods.names(), default=methods.names())
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
-    asked = parser.parse_args()
+    given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for seed in asked.seeds:
+    for seed in given.seeds:
         for kind in CASES:
-            for name in asked.only:
-                file = RESULTS / f"{kind}-{name}-seed{seed}.json"
-                method = methods.find(name)
-                if kind in method.refuses or not method.meets_budget or file.exists():
-                    continue
-                file.write_text(json.dumps(run(kind, name, seed, asked.runs), indent=2) + "\n")
+            for name in given.only:
+                file = RESULTS / f"{kind}-{CASES[kind]['budget']['ranking']}-{name}-seed{seed}.json"
+                if has_place(kind, name) and not file.exists():
+                    file.write_text(json.dumps(run(kind, name, seed, given.runs), indent=2) + "\n")
     (HERE / "METHODS.md").write_text(table())
 
 
-def run(kind: str, name: str, seed: int, runs: Path) -> dict[str, Any]:
-    """One run, as a row; the dense network of a seed is trained once."""
+def has_place(kind: str, name: str) -> bool:
+    """Whether a method is measured: one that meets no budget only with a plan, on single weights as in its paper."""
+    method = methods.find(name)
+    return kind not in method.refuses and (method.meets_budget or (kind == "element" and name in PLANS))
+
+
+def recipe(kind: str, name: str, seed: int) -> Recipe:
+    """What a run does."""
     case, method = CASES[kind], methods.find(name)
     own = 8 if method.epochs == 5 else method.epochs
     trained = own if method.trains else 0
     plan = PLANS.get(name, {"epochs": own, "finetune": {"epochs": EPOCHS - trained}})
-    resolved = recipe_text.build(
+    return recipe_text.build(
         {
             "model": case["model"],
             "data": {"name": "mnist", "held_out": 5000},
@@ -77,35 +96,68 @@ def run(kind: str, name: str, seed: int, runs: Path) -> dict[str, Any]:
             "seed": seed,
         }
     )
+
+
+def run(kind: str, name: str, seed: int, runs: Path) -> dict[str, Any]:
+    """One run, as a row; the dense network of a seed is trained once."""
     started = time.monotonic()
-    report = prune_and_export(resolved, runs / f"{kind}-seed{seed}", Display(quiet=True))
-    history = next(stage for stage in report["stages"] if stage["name"].startswith("prune-0"))
-    row = {"kind": kind, "method": name, "seed": seed, "seconds": history["seconds"]}
+    report = prune_and_export(recipe(kind, name, seed), runs / f"{kind}-seed{seed}", Display(quiet=True))
+    found = provenance(report)
+    row = {"kind": kind, "ranking": ranking(found), "method": name, "seed": seed}
+    row["seconds"] = sum(s["seconds"] for s in report["stages"] if s["name"].startswith(("prune-0", "retrain-0")))
     row["minutes"] = round((time.monotonic() - started) / 60, 2)
-    return row | {"dense": report["dense"], "pruned": report["pruned"]} | provenance(report)
+    return row | {"dense": report["dense"], "pruned": report["pruned"]} | found
+
+
+def ranking(row: dict[str, Any]) -> str:
+    """How a run compared layers."""
+    found: str = row["recipe"]["prune"][0]["budget"]["ranking"]
+    return found
+
+
+HEADER = """# Every method at the same budget
+
+Made by `benchmarks/methods.py` from `results/methods/*.json`; its docstring says how. Accuracy is ONNX Runtime's on the
+whole test set, mean (worst) over the seeds and their standard deviation; `vs magnitude` is in percentage points.
+Knobs at their defaults, nothing tuned: a method that needs hundreds of epochs cannot show itself here, and one seed
+tells apart no more than large differences. `snip` is measured on the trained network like all others, where its own
+text says that it is meant for the untrained one.
+"""
 
 
 def table() -> str:
     """METHODS.md from all rows."""
     rows = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    lines = [
-        "# Every method at the same budget",
-        "",
-        "Made by `benchmarks/methods.py` from `results/methods/*.json`; its docstring says how. Accuracy is ONNX",
-        "Runtime's on the whole test set, mean (worst) over the seeds and their standard deviation; `vs magnitude` is",
-        "in percentage points.",
-        "Defaults, nothing tuned: a method that needs hundreds of epochs cannot show itself here.",
-    ]
-    for kind in CASES:
-        found = [row for row in rows if row["kind"] == kind]
-        lines += ["", f"## {kind.capitalize()}s", "", *_section(found)]
-    return "\n".join(lines) + "\n"
+    lines = [HEADER]
+    for kind, case in CASES.items():
+        now = case["budget"]["ranking"]
+        for by in dict.fromkeys([now, *(ranking(row) for row in rows if row["kind"] == kind)]):
+            lines += [f"## {kind.capitalize()}s, ranking `{by}`", ""]
+            if by != now:
+                lines += [f"Measured when layers were compared `{by}`; `--units {kind}` takes `{now}` now.", ""]
+            found = [row for row in rows if (row["kind"], ranking(row)) == (kind, by)]
+            missing = [n for n in methods.names() if has_place(kind, n) and n not in {row["method"] for row in found}]
+            if found:
+                lines += [*_section(found), ""]
+            if missing:
+                lines += [f"Not run: {', '.join(missing)}.", ""]
+    return "\n".join(lines)
 
 
 def _section(rows: list[dict[str, Any]]) -> list[str]:
     by_method: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
+    whole = {name: by_method.pop(name) for name in list(by_method) if not methods.find(name).meets_budget}
+    dense = mean(row["dense"]["accuracy"] for row in rows)
+    notes = [
+        f"{name}, dense again at its end after {EPOCHS} epochs more: {_accuracy(found)}, seeds {_seeds(found)}."
+        for name, found in whole.items()
+    ]
+    return [*_ranked(by_method), "", " ".join([f"Dense: {dense:.2%}.", *notes])]
+
+
+def _ranked(by_method: dict[str, list[dict[str, Any]]]) -> list[str]:
     means = {name: mean(row["pruned"]["accuracy"] for row in found) for name, found in by_method.items()}
     base = means.get("magnitude")
     lines = [
@@ -119,13 +171,18 @@ def _section(rows: list[dict[str, Any]]) -> list[str]:
         gain = f"{100 * (means[name] - base):+.2f}" if base is not None else ""
         macs = mean(row["pruned"]["macs"] / row["dense"]["macs"] for row in found)
         seconds = mean(row["seconds"] for row in found)
-        seeds = ", ".join(str(row["seed"]) for row in found)
-        accuracy = f"{means[name]:.2%} ({min(accuracies):.2%})"
-        lines.append(f"| {name} | {seeds} | {accuracy} | {spread} | {gain} | {macs:.1%} | {seconds:.0f} |")
-    if rows:
-        dense = mean(row["dense"]["accuracy"] for row in rows)
-        lines += ["", f"Dense: {dense:.2%}."]
+        cells = [name, _seeds(found), _accuracy(found), spread, gain, f"{macs:.1%}", f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _accuracy(found: list[dict[str, Any]]) -> str:
+    accuracies = [row["pruned"]["accuracy"] for row in found]
+    return f"{mean(accuracies):.2%} ({min(accuracies):.2%})"
+
+
+def _seeds(found: list[dict[str, Any]]) -> str:
+    return ", ".join(str(row["seed"]) for row in found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """report.json's content, gathered from the payloads of the stages."""
 
+import math
 from typing import Any
 
 from compress import cost, entropy
@@ -162,4 +163,7 @@ def _layers(dense: Payload | None, pruned: Payload | None) -> list[dict[str, Any
 
 
 def _epoch(epoch: dict[str, Any]) -> dict[str, Any]:
-    return {key: epoch[key] for key in ("stage", "epoch", "loss", "accuracy", "sparsity", "seconds")}
+    kept = {key: epoch[key] for key in ("stage", "epoch", "loss", "accuracy", "sparsity", "seconds")}
+    metrics = {name: float(value) for name, value in epoch["metrics"].items()}
+    # JSON has no NaN, and a report is not to fail over what a method only logs.
+    return {**kept, "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()}}

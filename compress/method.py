@@ -62,7 +62,7 @@ class View:
         probe: loss, accuracy, activations and gradients on demand.
         scales: names of the normalisation layers' scales (gamma).
         samples: size of the training set, for terms that are stated for all of it (the loss is a mean).
-        start: the kept fraction at the start of the step, in the budget's own measure.
+        start: the kept fraction at the start of the round, in the budget's own measure.
     """
 
     values: Values
@@ -197,8 +197,10 @@ class PruningMethod:
     """False: the values are the answer, and retraining would undo them."""
     refuses: ClassVar[Mapping[str, str]] = {}
     """Kinds of unit the method cannot prune, each with one sentence why not."""
+    needs_budget: ClassVar[bool] = True
+    """False: without one the method's own measure decides how much stays, or it prunes nothing."""
     meets_budget: ClassVar[bool] = True
-    """False: how much is pruned is not the method's to decide."""
+    """False: what it leaves at the end is not pruned to a budget."""
 
     def check(self, budget: Budget, epochs: int) -> None:
         """Whether a step with these knobs can work; asked when the recipe is read.

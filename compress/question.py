@@ -83,5 +83,5 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _needs_no_budget(given: dict[str, Any]) -> bool:
-    """A pattern is a budget of its own, and some methods do not prune."""
-    return ":" in given.get("units", "") or not methods.find(given["method"]).meets_budget
+    """A pattern is a budget of its own, and some methods have a measure of their own or do not prune."""
+    return ":" in given.get("units", "") or not methods.find(given["method"]).needs_budget

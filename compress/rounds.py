@@ -79,7 +79,8 @@ def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hoo
         prunable: names of the prunable weights.
         hooks: as in `run_phases`.
     """
-    view = replace(_view(task, prunable, plan.units, plan.budget), start=_start(plan, masks))
+    view = _view(task, prunable, plan.units, plan.budget)
+    view = replace(view, start=_left(view, masks))
     return run_phases(task, plan.phases(), masks, view, rewind=plan.rewind, **hooks)
 
 
@@ -110,22 +111,23 @@ def run_phases(
         task: model (changed in place), data, device.
         phases: what to run.
         masks: masks in force at the start.
-        view: what the methods see; a round's share of the budget is filled in.
+        view: what the methods see; a round's share of the budget, and what is left when it begins, are filled in.
         rewind: values the weights are set back to whenever a method has chosen its masks.
         saved: a checkpoint written by ``save`` in an interrupted run of the same phases.
         save: called with a weights-only checkpoint after every epoch and between phases.
         report: called with every epoch's figures.
         tick: called with the fraction of the epoch that is done.
     """
-    start, current = 0, dict(masks)
+    first, current, begin = 0, dict(masks), view.start
     snapshot: Snapshot | None = None
     if saved:
-        start = saved["phase"]
+        first = saved["phase"]
         current = {name: mask.to(task.device) for name, mask in saved["masks"].items()}
         task.model.load_state_dict(saved["model"])
         snapshot = Snapshot(**saved["snapshot"]) if saved["snapshot"] else None
-    for number, phase in enumerate(phases[start:], start):
-        view = replace(view, relax=_relax(view.start, phase.share))
+    for number, phase in enumerate(phases[first:], first):
+        if phase.prunes:
+            view = replace(view, relax=_relax(begin, phase.share), start=_left(view, current))
 
         def keep(now: Snapshot, number: int = number, entering: Masks = current) -> None:
             save({"phase": number, "masks": dict(entering), "model": now.model, "snapshot": vars(now)})
@@ -146,14 +148,17 @@ def run_phases(
     return current
 
 
-def _start(plan: Plan, masks: Masks) -> float:
+def _left(view: View, masks: Masks) -> float:
     """Kept fraction under the masks, measured as the budget is; counts per layer are of the layer as it is now."""
-    if not masks or plan.budget.keep is not None:
+    budget, units = view.budget, view.units
+    if not masks or budget.keep is not None:
         return 1.0
-    keep = left(plan.units, masks)
-    if plan.budget.macs is not None:
-        return min(1.0, plan.units.macs(keep) / plan.units.dense_macs)
-    return min(1.0, plan.units.weights(keep) / plan.units.dense_weights)
+    keep = left(units, masks)
+    if budget.drop_points is not None:
+        return sum(int(kept.sum()) for kept in keep.values()) / sum(units.blocks.values())
+    if budget.macs is not None:
+        return min(1.0, units.macs(keep) / units.dense_macs)
+    return min(1.0, units.weights(keep) / units.dense_weights)
 
 
 def _relax(start: float, share: float) -> Relax:

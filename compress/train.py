@@ -163,6 +163,9 @@ def fit(
     Raises:
         RunError: the loss is not finite.
     """
+    if task.autocast is torch.float16 and not method.trains:
+        # without a step no loss scale adapts: gradients that overflow would reach the scores
+        task = replace(task, autocast=None)
     view = replace(view, values=dict(task.model.named_parameters()))
     with torch.no_grad():
         state = method.init(view, masks)

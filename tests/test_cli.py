@@ -344,6 +344,27 @@ def test_a_pattern_needs_no_budget_and_channels_are_rounded(user: Project, out: 
     assert "pattern 4:2 prunes nothing" in refused(invoke(*user.words("--method", "magnitude", "--units", "4:2")))
 
 
+def test_a_method_with_a_measure_of_its_own_needs_no_budget(user: Project, out: Path) -> None:
+    words = ["--epochs", "1", "--finetune-epochs", "0", "--train-epochs", "0", "--out", out]
+    assert 0 == invoke(*user.words("--method", "sparsevd", *words)).exit_code
+    assert {"floor", "ranking", "scope", "skip"} == set(report_of(out)["recipe"]["prune"][0]["budget"])
+    assert "needs one of --sparsity" in refused(invoke(*user.words("--method", "dsd", *words)))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("magnitude", None),
+        ("sparsevd", "Without a budget its own measure decides how much stays."),
+        ("dsd", "Its budget holds while it prunes; what it leaves is not pruned to it."),
+        ("codebook", "it takes no budget."),
+    ],
+)
+def test_a_method_says_how_it_takes_a_budget(name: str, said: str | None) -> None:
+    told = invoke("methods", name).stdout
+    assert said in told if said else "budget decides" not in told.lower().split("units:")[1]
+
+
 def test_channels_of_the_short_form_are_ranked_balanced(user: Project, out: Path) -> None:
     words = ["--method", "pfec", "--units", "channel", "--finetune-epochs", "0", "--train-epochs", "0", "--out", out]
     assert 0 == invoke(*user.words("--macs", "0.6", *words)).exit_code

@@ -105,6 +105,12 @@ CONTRACT = {
         }
     ],
     "stages": [{"name": str, "seconds": float, "resumed": bool}],
+    "history": [
+        {
+            "stage": str, "epoch": int, "loss": float, "accuracy": float, "sparsity": float, "seconds": float,
+            "metrics": dict,
+        }
+    ],
 }  # fmt: skip
 """Every key that tools may rely on, and its type."""
 
@@ -161,6 +167,13 @@ def test_sums_and_ratios_agree(whole: Path) -> None:
     assert ["model.onnx", "model.sparse.onnx"] == [entry["artifact"] for entry in found["speedups"]]
     assert found["speedup"] == found["speedups"][0]["value"]
     assert found["compaction"]["max_error_relative"] < 1e-9
+
+
+def test_what_a_method_logs_is_in_the_history(whole: Path) -> None:
+    logged = {epoch["stage"]: epoch["metrics"] for epoch in report_of(whole)["history"]}
+    assert {} == logged["dense"]
+    assert {"rho", "primal_residual", "dual_residual"} == logged["prune-1 admm element"].keys()
+    assert 0 < logged["prune-1 admm element"]["primal_residual"] < 1
 
 
 def test_layers_in_the_file_are_as_wide_as_the_report_says(whole: Path) -> None:
@@ -386,6 +399,16 @@ def test_a_network_with_sizes_written_in_its_code_needs_no_editing(user: Project
     again = invoke(*words)  # rebuilt from the stored forward pass
     assert 0 == again.exit_code, again.output
     assert before == (tmp_path / "run" / "model.onnx").read_bytes()
+    assert ["retrain-0: what only training does", "retrain-1: what only training does"] == [
+        note.partition(" (")[0] for note in found["notes"] if "finetune.compacted = false" in note
+    ]
+    masked = invoke(*words, "--set", "prune.0.finetune.compacted=false", "--set", "prune.1.finetune.compacted=false")
+    assert 0 == masked.exit_code, masked.output
+    found = report_of(tmp_path / "run")
+    assert ["dense", "prune-0", "compact-0", "prune-1", "compact-1", "export", "validate"] == [
+        stage["name"].split()[0] for stage in found["stages"]
+    ]
+    assert not any("finetune.compacted" in note for note in found["notes"])
 
 
 def test_no_pruning_delivers_the_dense_model(user: Project, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from compress.compaction import compact
 from compress.cost import prunable
 from compress.descent import Optimization
 from compress.errors import RunError
-from compress.masks import nonzero
+from compress.masks import Values, nonzero
 from compress.method import Outcome, PruningMethod, State, View
 from compress.methods.admm import ADMM
 from compress.methods.gradual import Gradual
@@ -67,6 +67,40 @@ def test_a_later_step_tightens_from_where_the_earlier_one_ended() -> None:
         report=lambda e: sparsities.append(e.sparsity),
     )
     assert 1 - 1 / 8 == pytest.approx(sparsities[3], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("budget", "before", "starts"),
+    [
+        (Budget(sparsity=0.75), None, [1.0, 0.5]),
+        (Budget(sparsity=1 - 1 / 16), 0.75, [0.25, 0.125]),
+        (Budget(drop_points=0.0), 0.75, [0.25, 0.25]),  # of the units there are, as the budget counts them
+    ],
+)
+def test_a_schedule_begins_with_what_is_left_when_its_round_begins(
+    budget: Budget, before: float | None, starts: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    @dataclass(frozen=True)
+    class Asks(Magnitude):
+        def finish(self, view: View, state: State) -> Outcome:
+            seen.append(view.start)
+            return super().finish(view, state)
+
+    task = tiny_task()
+    masks = prune(task, plan(task, Magnitude(), before), {}, prunable(task.model)) if before else {}
+    # an accuracy that falls with the first unit that goes: nothing may go
+    monkeypatch.setattr("compress.probe.TaskProbe.accuracy", lambda self, values: zeros_of(values))
+    step = plan(task, Asks(), rounds=2)
+    if budget.drop_points is not None:  # the dense network was wider
+        step = replace(step, units=replace(step.units, dense_weights=10 * step.units.dense_weights))
+    prune(task, replace(step, budget=budget), masks, prunable(task.model))
+    assert starts == pytest.approx(seen, abs=0.01)
+
+
+def zeros_of(values: Values) -> float:
+    return -sum(int((value == 0).sum()) for value in values.values())
 
 
 def test_earlier_zeros_stay() -> None:

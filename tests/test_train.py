@@ -13,6 +13,7 @@ from compress.errors import RunError
 from compress.masks import Masks, Values
 from compress.method import Clock, PruningMethod, Retrain, State, View
 from compress.methods.admm import ADMM
+from compress.methods.gdp import GDP
 from compress.train import Epoch, Snapshot, Task, derive, evaluate, fit
 from tests.support import tiny_data, tiny_task, view_of
 
@@ -203,3 +204,10 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_normalisation() -> None:
     task = replace(tiny_task(), model=net, data=tiny_data(count=33))
     run(task, epochs=1)  # batches of 16, 16 and 1
     assert 2 == int(net[2].num_batches_tracked)  # type: ignore[arg-type]
+
+
+def test_scores_are_never_taken_in_float16() -> None:
+    """A loss scale adapts at steps, and a phase that only scores takes none: what overflows would be a score."""
+    found = [run(tiny_task(autocast=kind), method=GDP()) for kind in (None, torch.float16)]
+    assert same(found[0].tensors, found[1].tensors)
+    assert same(found[0].masks, found[1].masks)

@@ -1,6 +1,8 @@
 """Speed-ups of a run, target by target."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,9 @@ import pytest
 from compress import targets, validation
 from compress.assemble import assemble
 from compress.recipe import ValidateSection
+from compress.report.store import to_json
 from compress.targets import Measurement, Speedup
+from compress.train import Epoch
 
 TWICE, NONE = Speedup(2.0, 1.9, 2.1), Speedup(1.0, 0.9, 1.1)
 
@@ -57,16 +61,30 @@ def test_nothing_is_compared_without_the_dense_file(monkeypatch: pytest.MonkeyPa
         assert [] == latency(monkeypatch, files, None)[1]["speedups"]
 
 
-def test_the_report_names_all_files_of_an_artifact() -> None:
-    written = {"path": "model.c", "files": ["model.c", "model.h"], "format": "c", "size_bytes": 1}
+def reported(payloads: dict[str, Any]) -> dict[str, Any]:
+    """The report of a run that ended with these payloads."""
     run: Any = SimpleNamespace(
-        payloads={"export": {"artifacts": [written]}},
+        payloads=payloads,
         recipe=SimpleNamespace(prune=(), seed=0, to_dict=dict),
         data=SimpleNamespace(name="", train=(), held_out=(), test=(), classes=(), metric=None),
         stages=[],
         directory=SimpleNamespace(notes=[]),
         latencies=[],
     )
-    report = assemble(run, {}, "interrupted", 130)
+    return assemble(run, {}, "interrupted", 130)
+
+
+def test_the_report_names_all_files_of_an_artifact() -> None:
+    written = {"path": "model.c", "files": ["model.c", "model.h"], "format": "c", "size_bytes": 1}
+    report = reported({"export": {"artifacts": [written]}})
     assert [["model.c", "model.h"]] == [artifact["files"] for artifact in report["artifacts"]]
     assert [] == report["speedups"]
+
+
+def test_the_history_holds_what_methods_log_and_no_nan() -> None:
+    metrics = {"primal_residual": 0.5, "dual_residual": float("nan"), "rho": float("inf")}
+    epoch = asdict(Epoch("prune-0", 1, 2, 0.25, 0.75, 0.5, 1.0, metrics))
+    (found,) = reported({"prune-0": {"history": [epoch]}})["history"]
+    assert {"primal_residual": 0.5, "dual_residual": None, "rho": None} == found["metrics"]
+    assert ("prune-0", 1, 0.25) == (found["stage"], found["epoch"], found["loss"])
+    assert json.loads(to_json({"history": [found]})) == {"history": [found]}

@@ -40,6 +40,7 @@ class Codebook(PruningMethod):
     bits_linear: int = 5
 
     retrains: ClassVar[bool] = False
+    needs_budget: ClassVar[bool] = False
     meets_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

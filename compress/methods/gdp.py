@@ -31,9 +31,10 @@ class GDP(PruningMethod):
         filter, mean:      goes if the mean of r over its weights is below c
         filter, count:     goes if more than a share eta of its weights have r_i < c
 
-    One threshold c serves all layers, and it adapts to the budget: the units are ranked by the largest c at which
-    they stay (for ``count`` that is the (floor(eta n) + 1)-th smallest of the n values r_i of the filter), and c is
-    where the selection cuts the ranking. ``budget.drop_points`` seeks the largest c whose held-out accuracy, without
+    One threshold c serves all layers (with ``ranking = "raw"``; in ``balanced``, which ``--units channel`` takes, it
+    differs from layer to layer), and it adapts to the budget: the units are ranked by the largest c at which they stay
+    (for ``count`` that is the (floor(eta n) + 1)-th smallest of the n values r_i of the filter), and c is where the
+    selection cuts the ranking. ``budget.drop_points`` seeks the largest c whose held-out accuracy, without
     retraining, falls by no more; ``budget.macs`` the smallest that leaves so many multiply-accumulates. The c found is
     logged as ``threshold``; ``budget.floor`` is the share of a layer that stays whatever its gradients.
 

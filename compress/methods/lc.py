@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class LC(PruningMethod):
         alpha: price of a nonzero in the penalty form, in units of the loss; 0 leaves it to the budget.
         updates_per_epoch: C-steps per epoch.
     """
+
+    needs_budget: ClassVar[bool] = False
 
     mu: float = 9e-5
     growth: float = 1000.0

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,9 +38,9 @@ class PADMM(PruningMethod):
     slope of h at 0): the Z-step goes from soft to hard thresholding at theta = sqrt(2 lam / sigma), the proximal
     operator of the zero-norm itself, and theta rises over ``ramp`` of the run.
 
-    ``lam > 0``: one regularisation weight for the whole network; how sparse it becomes, and where, is the outcome, and
-    the budget only gives the floor. ``lam = 0``: the budget says how much stays, and theta follows it; once hard,
-    that is ADMM's projection.
+    ``lam > 0``, for steps without a budget: one regularisation weight for the whole network; how sparse it becomes, and
+    where, is the outcome, and only the budget's floor holds. ``lam = 0``: the budget says how much stays, and theta
+    follows it; once hard, that is ADMM's projection.
 
     Liu, Operations Research and Management Science 32(10), 2023, doi 10.12005/orms.2023.0326 (with smooth activations
     in its theory); surrogates: Liu, Bi and Pan 2018, arXiv:1804.11062. The paper does not publish its settings.
@@ -55,6 +56,8 @@ class PADMM(PruningMethod):
         updates_per_epoch: Z- and U-steps per epoch.
         ramp: fraction of the run over which theta, or the kept fraction, comes to its end.
     """
+
+    needs_budget: ClassVar[bool] = False
 
     lam: float = 0.0
     surrogate: Name = "scad"

@@ -83,6 +83,7 @@ class SoftShare(PruningMethod):
 
     epochs: ClassVar[int] = 10
     retrains: ClassVar[bool] = False
+    needs_budget: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {
         "channel": "its shared values are of single weights, and no component of the mixture is that of a channel"
     }

@@ -63,6 +63,7 @@ class SparseVD(PruningMethod):
     warmup_to: float = 0.4
 
     epochs: ClassVar[int] = 20
+    needs_budget: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {
         "channel": "its noise is of single weights, and a channel whose weights are all noise hardly occurs"
     }

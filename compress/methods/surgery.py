@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Surgery(PruningMethod):
         power: exponent of that.
         stop: fraction of the run after which the masks are fixed.
     """
+
+    needs_budget: ClassVar[bool] = False
 
     threshold: Literal["budget", "deviation"] = "budget"
     c: float = 1.0

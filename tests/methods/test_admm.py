@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -67,6 +68,18 @@ def test_updates_by_hand() -> None:
     assert [3.0, 0.0] == state.tensors["z/w.weight"].tolist()
     assert [0.0, 0.25] == state.tensors["u/w.weight"].tolist()
     assert 4.0 == state.numbers["rho"]
+
+
+def test_residuals_by_hand() -> None:
+    """Z goes from (3, 0) to (0, 2) while W = (1, 2): ||W - Z|| = 1, ||Z - Z_old||^2 = 13, ||W||^2 = 5."""
+    values = {"w.weight": torch.tensor([3.0, 1.0])}
+    method = ADMM(rho=2.0, rho_growth=1.0, updates_per_epoch=1, ramp=0.0)
+    view = view_of(values, Budget(keep={"w": 1}))
+    state = method.init(view, {})
+    values["w.weight"] = torch.tensor([1.0, 2.0])
+    logged = method.update(view, state, Clock(1, 2, 1)).metrics
+    expected = {"rho": 2.0, "primal_residual": 1 / math.sqrt(5), "dual_residual": 2 * math.sqrt(13 / 5)}
+    assert expected == pytest.approx(logged)
 
 
 def test_growing_rho_leaves_the_unscaled_dual_variable() -> None:

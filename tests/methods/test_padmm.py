@@ -1,15 +1,16 @@
 import itertools
+import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.budget import Budget
 from compress.errors import UsageError
 from compress.method import Clock, State
 from compress.methods.admm import ADMM
 from compress.methods.padmm import PADMM
-from tests.support import view_of
+from tests.support import channel_view, view_of
 
 LAM = 0.02
 
@@ -86,6 +87,45 @@ def test_dual_times_penalty_does_not_jump_when_sigma_grows() -> None:
     state = method.update(view, method.init(view, {}), Clock(1, 2, 1))
     assert 10.0 == pytest.approx(state.numbers["sigma"])
     torch.testing.assert_close(10 * state.tensors["u/w.weight"], torch.tensor([0.0, 0.0, 0.5, 0.1]))
+
+
+def test_what_it_logs_by_hand() -> None:
+    """theta = sqrt(2 lam / sigma) = 1, hard: Z goes from (3, 0.5) to (4, 0) while W = (4, 0.8)."""
+    values = {"w.weight": torch.tensor([3.0, 0.5])}
+    method = PADMM(lam=1.0, sigma=2.0, sigma_growth=1.0, hardness=1.5, ramp=0.0, updates_per_epoch=1)
+    view = view_of(values, Budget())
+    state = method.init(view, {})
+    values["w.weight"] = torch.tensor([4.0, 0.8])
+    size = math.sqrt(4.0**2 + 0.8**2)
+    expected = {
+        "surrogate": 1.0,  # lam times one nonzero
+        "hardness": 1.5,
+        "kept": 0.5,
+        "sigma": 2.0,
+        "primal_residual": 0.8 / size,
+        "dual_residual": 2 * math.sqrt(1.0**2 + 0.5**2) / size,
+    }
+    assert expected == pytest.approx(method.update(view, state, Clock(1, 2, 1)).metrics)
+
+
+def test_one_price_for_every_channel_by_hand() -> None:
+    """kappa = lam / sigma = 1; capped-l1 at hardness 1 moves norms down by 1 up to 1.5 and leaves those above."""
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+    before = torch.tensor([[3.0, 4.0], [0.75, 1.0], [0.8, 0.0]])  # norms 5, 1.25, 0.8
+    model[0].weight.data.copy_(before)
+    view = channel_view(model, Budget(), (2,))
+    knobs = {"sigma": 1.0, "sigma_growth": 1.0, "hardness": 2 / 3, "proximal": 0.0, "ramp": 0.0, "updates_per_epoch": 1}
+    method = PADMM(lam=1.0, surrogate="capped-l1", **knobs)  # type: ignore[arg-type]
+    with torch.no_grad():
+        state = method.update(view, method.init(view, {}), Clock(1, 2, 1))  # half way: sqrt(2/3 * 3/2) = 1
+        z = torch.tensor([[3.0, 4.0], [0.15, 0.2], [0.0, 0.0]])
+        torch.testing.assert_close(state.tensors["z/0.weight"], z)
+        torch.testing.assert_close(state.tensors["u/0.weight"], before - z)
+        # 1 where a norm is 1 or more, else the norm itself: lam (1 + 0.25 + 0)
+        assert (1.25, 2 / 3) == pytest.approx((state.metrics["surrogate"], state.metrics["kept"]))
+        model[0].weight.data.copy_(z)
+        kept = method.finish(view, state).masks["0.weight"]  # hard at theta = sqrt(2): of 5, 1.25, 0.8 the first
+    assert [[True, True], [False, False], [False, False]] == kept.tolist()
 
 
 @pytest.mark.parametrize(
