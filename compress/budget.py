@@ -13,6 +13,7 @@ from compress.errors import UsageError, nearest
 from compress.masks import rank
 from compress.ranking import Ranking, comparable
 from compress.units import Keep, Units
+from compress.widths import choices, in_steps
 
 FORMS = ("sparsity", "compression", "macs", "keep", "drop_points", "latency")
 """Ways to say how much may be left."""
@@ -178,24 +179,33 @@ def _within(
         return _select_per_layer(budget, units, scores, relax)
     by_macs = budget.macs is not None
     cost, dense = (units.macs, units.dense_macs) if by_macs else (units.weights, units.dense_weights)
-    path = _global_path(budget, units, scores, cost) if budget.scope == "global" else _layer_path(budget, scores)
+    joining = _joining(budget, units, scores, cost)
     total = sum(units.blocks.values())
+
+    def path(count: int) -> Keep:
+        return {name: first <= count for name, first in joining.items()}
+
     if budget.drop_points is not None:
         if accuracy is None:
             raise UsageError("drop_points needs data to measure the accuracy on; give another form of budget")
         least = accuracy(path(total)) - budget.drop_points / 100
         count = _fewest(lambda count: accuracy(path(count)) >= least, total)
         return path(round(relax(count / total) * total))
-    kept = _kept(budget, dense)
+    kept = kept_fraction(budget, dense)
     if kept is None:
         return path(total)
     # A tolerance of one part in a billion keeps (1 - 0.9) * 1000 from becoming 99.
     goal = int(relax(kept) * dense * (1 + 1e-9))
-    return _largest(path, total, cost, goal, budget)
+    return _filled(_largest(path, total, cost, goal, budget), units, joining, cost, goal)
 
 
-def _kept(budget: Budget, dense: int) -> float | None:
-    """Fraction of the dense network's weights or operations that may stay."""
+def kept_fraction(budget: Budget, dense: int) -> float | None:
+    """Fraction of the dense network's weights or operations that may stay; None where a budget says it otherwise.
+
+    Args:
+        budget: the goal.
+        dense: weights of the dense network, or operations where the budget counts these.
+    """
     if budget.macs is not None:
         return budget.macs / dense if budget.macs > 1 else budget.macs
     if budget.sparsity is not None:
@@ -218,8 +228,8 @@ def _largest(path: Callable[[int], Keep], total: int, cost: Callable[[Keep], int
         return path(total)
     if (least := cost(path(0))) > goal:
         raise UsageError(
-            f"{budget.describe()} leaves {goal}, but one unit per layer (floor {budget.floor:g}) already costs "
-            f"{least}; ask for less"
+            f"{budget.describe()} leaves {goal}, but the least that stays of every layer (one unit, or round_channels; "
+            f"floor {budget.floor:g}) already costs {least}; ask for less"
         )
     low, high = 0, total
     while high - low > 1:
@@ -237,27 +247,51 @@ def floors(budget: Budget, scores: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: s.numel() if name in whole else max(1, round(budget.floor * s.numel())) for name, s in scores.items()}
 
 
-def _global_path(
+def _joining(
     budget: Budget, units: Units, scores: Mapping[str, Tensor], cost: Callable[[Keep], int]
-) -> Callable[[int], Keep]:
-    """Selections nested by one ranking over all layers; path(0) is the floor of every layer."""
+) -> dict[str, Tensor]:
+    """Of every unit, the count of a selection from which on it stays; 0 on a layer's floor.
+
+    Selections of rising counts are nested, and of a layer they keep the largest scores.
+    """
     least = floors(budget, scores)
-    flat = [
-        torch.where(rank(scores[name]) < least[name], torch.inf, score.double())
-        for name, score in comparable(budget.ranking, scores, units, cost).items()
-    ]
-    sizes = [s.numel() for s in flat]
-    ranks = dict(zip(scores, torch.split(rank(torch.cat(flat)), sizes), strict=True))
-    fewest = sum(least.values())
-    return lambda count: {name: r < max(count, fewest) for name, r in ranks.items()}
+    if budget.scope == "global":
+        joining = _in_one_ranking(comparable(budget.ranking, scores, units, cost), scores, least)
+    else:
+        joining = _alike(scores, least)
+    steps = {name: units.step(name) for name in joining}
+    return {n: in_steps(first, least[n], steps[n]) if steps[n] > 1 else first for n, first in joining.items()}
 
 
-def _layer_path(budget: Budget, scores: Mapping[str, Tensor]) -> Callable[[int], Keep]:
-    """Selections that keep the same fraction of every layer."""
-    least = floors(budget, scores)
+def _in_one_ranking(
+    compared: Mapping[str, Tensor], scores: Mapping[str, Tensor], least: Mapping[str, int]
+) -> dict[str, Tensor]:
+    on_floor = {name: rank(score) < least[name] for name, score in scores.items()}
+    flat = torch.cat([torch.where(on_floor[name], torch.inf, score.double()) for name, score in compared.items()])
+    ranks = torch.split(rank(flat), [score.numel() for score in scores.values()])
+    return {name: torch.where(on_floor[name], 0, r + 1) for name, r in zip(scores, ranks, strict=True)}
+
+
+def _alike(scores: Mapping[str, Tensor], least: Mapping[str, int]) -> dict[str, Tensor]:
+    """Every layer keeps the same fraction: of n units, ``count * n // total``."""
+    total = sum(score.numel() for score in scores.values())
     ranks = {name: rank(score) for name, score in scores.items()}
-    total = sum(r.numel() for r in ranks.values())
-    return lambda count: {name: r < max(least[name], count * r.numel() // total) for name, r in ranks.items()}
+    return {name: torch.where(r < least[name], 0, -(-(r + 1) * total // r.numel())) for name, r in ranks.items()}
+
+
+def _filled(keep: Keep, units: Units, joining: Mapping[str, Tensor], cost: Callable[[Keep], int], goal: int) -> Keep:
+    """Give what whole steps leave of the goal to the blocks that come next and fit, one step after another."""
+    steps = [
+        (at, name) for name, kept in keep.items() if units.step(name) > 1 for at in {*joining[name][~kept].tolist()}
+    ]
+    full = set[str]()
+    for at, name in sorted(steps):
+        wider = {**keep, name: joining[name] <= at}
+        if name not in full and cost(wider) <= goal:
+            keep = wider
+        else:
+            full.add(name)
+    return keep
 
 
 def _select_per_layer(budget: Budget, units: Units, scores: Mapping[str, Tensor], relax: Relax) -> Keep:
@@ -271,5 +305,6 @@ def _select_per_layer(budget: Budget, units: Units, scores: Mapping[str, Tensor]
         final = amount if isinstance(amount, int) else max(1, round(amount * score.numel()))
         if final > score.numel():
             raise UsageError(f"keep.{name} = {final}, but the layer has {score.numel()} {units.noun}s")
-        counts[name] = max(final, int(relax(final / score.numel()) * score.numel()))
+        now = max(final, int(relax(final / score.numel()) * score.numel()))
+        counts[name] = choices(score.numel(), now, units.step(name))[0]
     return {name: rank(score) < counts[name] for name, score in scores.items()}

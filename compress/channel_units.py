@@ -1,5 +1,6 @@
 """Channels as units: what is cut from which tensors when a channel goes, and what that costs."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.compaction import ChannelGroup
+from compress.errors import UsageError
 from compress.masks import Values
 from compress.units import Keep, Units, layer_name
 
@@ -41,6 +43,7 @@ class ChannelUnits(Units):
         sizes: units per block.
         shapes: shape of every parameter.
         positions: multiply-accumulates per single weight entry, per prunable parameter.
+        multiple: what selections keep is, of every layer, a multiple of so many rows, or all of it.
     """
 
     layers: Mapping[str, Sequence[Slot]]
@@ -49,6 +52,7 @@ class ChannelUnits(Units):
     positions: Mapping[str, int]
     dense_weights: int
     dense_macs: int
+    multiple: int = 1
     noun: ClassVar[str] = "channel"
 
     @classmethod
@@ -59,20 +63,32 @@ class ChannelUnits(Units):
         positions: Mapping[str, int],
         dense_weights: int,
         dense_macs: int,
+        multiple: int = 1,
     ) -> "ChannelUnits":
-        """Gather the groups that can be removed exactly into blocks."""
+        """Gather the groups that can be removed exactly into blocks.
+
+        Raises:
+            UsageError: there is none.
+        """
         blocks = gather([group for group in groups if group.removable_exactly], values, positions)
+        if not blocks:
+            raise UsageError("the network has no channel that can be removed exactly; see compress inspect")
         layers = {
             name: [_slot(members, values, *key) for key in _kind(members[0], values)]
             for name, members in blocks.items()
         }
         sizes = {name: len(members) for name, members in blocks.items()}
         shapes = {name: value.shape for name, value in values.items()}
-        return cls(layers, sizes, shapes, positions, dense_weights, dense_macs)
+        return cls(layers, sizes, shapes, positions, dense_weights, dense_macs, multiple)
 
     @property
     def blocks(self) -> Mapping[str, int]:
         return self.sizes
+
+    def step(self, block: str) -> int:
+        """Channels that make the multiple of rows: an attention head of 64 rows makes a multiple of 8 alone."""
+        rows = [s.unit[s.unit >= 0].bincount() for s in self.layers[block] if s.producer and s.name in self.positions]
+        return math.lcm(*(self.multiple // math.gcd(self.multiple, *each.tolist()) for each in rows))
 
     def sums(self, entries: Values) -> dict[str, Tensor]:
         return {

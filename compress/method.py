@@ -14,6 +14,7 @@ from torch import Tensor
 from compress.budget import Budget, Relax, ending, floors, select
 from compress.masks import Masks, Values, burn, rank
 from compress.units import Units
+from compress.widths import choices
 
 Batch = tuple[Tensor, Tensor]
 """Images and their targets."""
@@ -103,6 +104,9 @@ class View:
         ranked = self._alive(scores, masks)
         allowed, least = self.units.allowed(ranked), floors(self.budget, ranked)
         keep = {block: ((s > limit) | (rank(s) < least[block])) & allowed[block] for block, s in ranked.items()}
+        for block, kept in keep.items():
+            if (step := self.units.step(block)) > 1:
+                keep[block] = rank(ranked[block]) < choices(len(kept), int(kept.sum()), step)[0]
         return both(masks, self.units.masks(keep))
 
     def _alive(self, scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
@@ -197,6 +201,23 @@ class PruningMethod:
     """False: without one the method's own measure decides how much stays, or it prunes nothing."""
     meets_budget: ClassVar[bool] = True
     """False: what it leaves at the end is not pruned to a budget."""
+
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Whether a step with these knobs can work; asked when the recipe is read.
+
+        Raises:
+            UsageError: it cannot.
+        """
+
+    def check_network(self, view: View) -> None:
+        """Whether the method can prune the network; asked before anything is trained.
+
+        Args:
+            view: of the network as it is then; of its probe only single images are worth the time.
+
+        Raises:
+            UsageError: it cannot.
+        """
 
     def init(self, view: View, masks: Masks) -> State:
         """State at the start; ``masks`` are already in force and their zeros stay."""

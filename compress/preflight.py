@@ -3,14 +3,19 @@
 from typing import Any
 
 import torch
+from torch import nn
 
-from compress import cost
-from compress.budget import select
+from compress import cost, methods
+from compress.budget import ending
 from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
+from compress.method import View
+from compress.probe import TaskProbe
+from compress.rounds import NORMS
 from compress.run import Run
+from compress.stages import units_of
 from compress.train import Task, evaluating, top1
-from compress.units import ElementUnits, layer_name
+from compress.units import layer_name
 from compress_models.spec import quote
 
 
@@ -18,7 +23,7 @@ def check(run: Run) -> None:
     """Run the recipe's model once on the recipe's data, before hours are spent on them.
 
     Raises:
-        UsageError: they do not fit each other, or the export or a budget does not fit them.
+        UsageError: they do not fit each other, or the export or a step does not fit them.
         WeightsError: the weights do not fit the model.
     """
     recipe, data = run.recipe, run.data
@@ -28,6 +33,8 @@ def check(run: Run) -> None:
         model = load_weights(model, recipe.model.weights)
     if recipe.export.uint8_input and data.test.raw(0, 1) is None:
         raise UsageError(f"uint8_input needs 8-bit images; those of data {recipe.data.name} are not: leave it out")
+    if data.loss is not None and any(step.distill or step.finetune.distill for step in recipe.prune):
+        raise UsageError("distillation imitates class scores, but the data brings its own loss; set distill = 0")
     layers = {layer_name(name) for name in cost.prunable(model)}
     if not layers:
         raise UsageError(f"model {recipe.model.name} has no convolution and no linear layer to prune")
@@ -49,18 +56,33 @@ def check(run: Run) -> None:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(f"{asked}, images of shape {list(images.shape)}: {quote(error)}") from error
-    if recipe.prune and recipe.prune[0].units == "element" and recipe.prune[0].budget.drop_points is None:
-        _check_budget(run, model)
+    _check_steps(run, model.eval())
 
 
-def _check_budget(run: Run, model: torch.nn.Module) -> None:
-    """Select once: a goal below the floor is known now. Later steps and channels meet networks not yet known."""
-    shape = run.data.input_shape
-    positions, values = cost.positions(model, shape), dict(model.named_parameters())
-    sizes = {name: values[name].shape for name in positions}
-    units = ElementUnits(sizes, positions, cost.weight_count(model), cost.macs(model, shape))
-    with torch.no_grad():
-        select(run.recipe.prune[0].budget, units, units.scores(values))
+def _check_steps(run: Run, model: nn.Module) -> None:
+    """Ask every step's method, and select once: a goal below the floor of the first step is known now.
+
+    Later steps meet networks not yet known; what this one lacks, channels or scales, they lack as well.
+    """
+    recipe, data = run.recipe, run.data
+    whole = {"weights": cost.weight_count(model), "macs": cost.macs(model, data.input_shape)}
+    kinds = dict.fromkeys(step.units for step in recipe.prune)
+    units = {kind: units_of(kind, model, data, whole, recipe.multiple(0)) for kind in kinds}
+    prunable, scales = cost.execution_order(model, data.input_shape), _scales(model)
+    task = run.task(model)  # moves it to where the images are
+    values = dict(task.model.named_parameters())
+    for number, step in enumerate(recipe.prune):
+        view = View(values, prunable, units[step.units], step.budget, {}, ending, TaskProbe(task), scales)
+        methods.build(step.method, step.knobs).check_network(view)
+        if not number and step.budget.drop_points is None and step.budget.latency is None:
+            with torch.no_grad():
+                view.select(view.units.scores(values), {})
+
+
+def _scales(model: nn.Module) -> tuple[str, ...]:
+    """Names of the normalisation layers' scales (gamma)."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, NORMS))
+    return tuple(f"{name}.weight" for name, module in modules if getattr(module, "weight", None) is not None)
 
 
 def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:

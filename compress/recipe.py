@@ -105,7 +105,7 @@ class Step(BaseModel):
     rewind: Count | None = None
     """Epoch of the dense training whose weights retraining starts from (0: before any training)."""
     round_channels: Positive = 1
-    """Channel counts stay multiples of this where compaction can."""
+    """Channel counts are multiples of this, or a layer stays whole."""
 
     @model_validator(mode="before")
     @classmethod
@@ -125,9 +125,10 @@ class Step(BaseModel):
             if knob not in found:
                 raise UsageError(f"prune step has no key {knob!r}; {nearest(knob, [*known, *found])}")
         self._check(method)
-        written = dataclasses.asdict(methods.build(self.method, self.knobs))
+        built = methods.build(self.method, self.knobs)
+        built.check(self.budget, self.epochs)
         assert self.model_extra is not None  # extra keys are allowed
-        self.model_extra.update(written)
+        self.model_extra.update(dataclasses.asdict(built))
 
     def _check(self, method: "type[PruningMethod]") -> None:
         kind = "channel" if self.units == "channel" else "element"
@@ -215,6 +216,10 @@ class Recipe(Section):
                 raise UsageError(
                     f"prune.0.rewind = {step.rewind}, but the dense training has {self.train.epochs} epochs"
                 )
+
+    def multiple(self, number: int) -> int:
+        """Of which channel counts are multiples after a step: what an earlier step rounded to holds as well."""
+        return max(step.round_channels for step in self.prune[: number + 1])
 
     def to_dict(self) -> dict[str, Any]:
         """Every value, defaults written out, absent ones left out; JSON- and TOML-able."""

@@ -1,6 +1,5 @@
 """What methods share that score every unit once: sums over mini-batches, first-order saliency, what a mask leaves."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -28,15 +27,14 @@ def accumulate(state: State, amounts: Values) -> State:
     return replace(state, tensors={n: before[n] + amount if n in before else amount for n, amount in amounts.items()})
 
 
-def accumulated(state: State) -> Mapping[str, Tensor]:
-    """The sums over all mini-batches.
+def check_epochs(method: str, epochs: int) -> None:
+    """Whether a method that ranks by gradients sees any.
 
     Raises:
-        UsageError: there was none.
+        UsageError: the step has no epoch.
     """
-    if not state.tensors:
-        raise UsageError("the method ranks by gradients, but the step has no epoch to see any; set epochs = 1 or more")
-    return state.tensors
+    if not epochs:
+        raise UsageError(f"{method} ranks by gradients, but the step has no epoch to see any; set epochs = 1 or more")
 
 
 def left(units: Units, masks: Masks) -> Keep:

@@ -129,10 +129,9 @@ def _about(run: Run, dense: Mapping[str, Any], units: str) -> dict[str, Any]:
 def _measured(run: Run, dense: Payload, kind: str) -> list[dict[str, Any]]:
     """Every block's points, from where an interrupted measurement left off."""
     name = f"sensitivity-{kind}"
-    task = run.task(run.model(dense))
-    units = stages.units_of(run, kind, task)
-    if not units.blocks:
-        raise UsageError(f"the network has no {units.noun} that can be removed exactly; see compress inspect")
+    model = run.model(dense)
+    units = stages.units_of(kind, model, run.data, dense)
+    task = run.task(model)
 
     def work() -> Payload:
         values = dict(task.model.named_parameters())

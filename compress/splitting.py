@@ -5,9 +5,24 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from compress.budget import Budget
+from compress.errors import UsageError
 from compress.masks import Values
 from compress.method import View
 from compress.units import everything
+
+
+def check_price(method: str, knob: str, price: float, budget: Budget) -> None:
+    """Whether at most one of a price per weight and a budget says how much stays.
+
+    Raises:
+        UsageError: both do.
+    """
+    if price and not budget.free:
+        raise UsageError(
+            f"{method} takes a budget or {knob}, found both ({budget.describe()}; {knob} = {price:g}): set {knob} = 0, "
+            "or a budget without a goal, such as budget = { floor = 0.005 }"
+        )
 
 
 def pruned(view: View) -> dict[str, Tensor]:

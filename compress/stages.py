@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress import __version__, cost, latency, methods, rounds
+from compress.budget import kept_fraction
 from compress.channel_units import ChannelUnits
 from compress.checkpoint import attributes_of, load_weights
 from compress.compaction import channel_groups, compact
 from compress.data import Data
 from compress.descent import Optimization
-from compress.errors import UsageError
 from compress.masks import nonzero
 from compress.recipe import Step
 from compress.run import Payload, Run
@@ -79,19 +79,23 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
     if step.budget.latency is not None:
         step = step.model_copy(update={"budget": latency.counts(run, number, before)})
     knobs = asdict(methods.build(step.method, step.knobs))
+    multiple = run.recipe.multiple(number) if step.units == "channel" else 1
     elsewhere = {"round_channels", "method"} | ({"finetune"} if apart and step.rounds == 1 else set())
     depends = {
         "step": step.model_dump(mode="json", exclude=elsewhere),
         "knobs": knobs,
         "method": _source(step.method),
+        "round": multiple,
     }
 
     def work() -> Payload:
-        task, history = _taught(run, run.task(run.model(before)), step), list[dict[str, Any]]()
+        model = run.model(before)
+        units = units_of(step.units, model, run.data, run.payloads["dense"], multiple)
+        task, history = _taught(run, run.task(model), step), list[dict[str, Any]]()
         values = dict(task.model.named_parameters())
         prunable = cost.execution_order(task.model, run.data.input_shape)
         masks = nonzero(values, prunable) if number or run.recipe.model.weights else {}
-        plan = _plan(run, step, title, task)
+        plan = _plan(run, step, title, units)
         rounds.prune(task, plan, masks, prunable, **run.hooks(name, history))
         return _payload(run, task, before["attributes"], history)
 
@@ -102,8 +106,7 @@ def prune(run: Run, number: int, before: Payload) -> Payload:
 
 def compaction(run: Run, number: int, before: Payload) -> Payload:
     """Remove, exactly, all that the step's zeros made dead."""
-    # What an earlier step rounded to holds for the steps after it as well.
-    multiple = max(step.round_channels for step in run.recipe.prune[: number + 1])
+    multiple = run.recipe.multiple(number)
 
     def work() -> Payload:
         result = compact(run.model(before), example(run.data), round_to=multiple)
@@ -122,7 +125,20 @@ def compaction(run: Run, number: int, before: Payload) -> Payload:
         }
         return payload
 
-    return run.stage(f"compact-{number}", f"compact-{number}", {"round": multiple}, work)
+    after = run.stage(f"compact-{number}", f"compact-{number}", {"round": multiple}, work)
+    _tell_of_more(run, number, after["macs"] / run.payloads["dense"]["macs"])
+    return after
+
+
+def _tell_of_more(run: Run, number: int, left: float) -> None:
+    """Say when compaction had to bring back more channels than a budget of operations allows."""
+    step, dense = run.recipe.prune[number], run.payloads["dense"]["macs"]
+    if step.units == "channel" and step.budget.macs and left > (kept_fraction(step.budget, dense) or 1) * (1 + 1e-9):
+        run.directory.notes.append(
+            f"compact-{number}: {left:.3f} of the dense network's multiply-accumulates stay, more than the budget "
+            f"({step.budget.describe()}): parts of one layer are pruned apart, and round_channels = "
+            f"{run.recipe.multiple(number)} fills the layer up with zeros; set round_channels = 1 or a smaller budget"
+        )
 
 
 def retrains_compacted(step: Step) -> bool:
@@ -164,16 +180,14 @@ def _taught(run: Run, task: Task, step: Step) -> Task:
     """The task with the dense model as its teacher, where the step distils."""
     if not (step.distill or step.finetune.distill):
         return task
-    if run.data.loss is not None:
-        raise UsageError("distillation imitates class scores, but the data brings its own loss; set distill = 0")
     return replace(task, teacher=to_device(run.model(run.payloads["dense"]), run.device))
 
 
-def _plan(run: Run, step: Step, title: str, task: Task) -> rounds.Plan:
+def _plan(run: Run, step: Step, title: str, units: Units) -> rounds.Plan:
     train = run.recipe.train.model_dump()
     own = {"epochs": step.epochs, "lr": step.lr or train["lr"], "schedule": step.schedule, "warmup": 0.0}
     return rounds.Plan(
-        title, methods.build(step.method, step.knobs), units_of(run, step.units, task), step.budget,
+        title, methods.build(step.method, step.knobs), units, step.budget,
         Optimization(**{**train, **own}, distill=step.distill), _retraining(run, step), step.rounds,
         run.payloads["dense"]["early"] if step.rewind is not None else None, retrains_compacted(step),
     )  # fmt: skip
@@ -185,24 +199,27 @@ def _retraining(run: Run, step: Step) -> Optimization:
     return Optimization(**{**train, **after}, distill=tune.distill)
 
 
-def units_of(run: Run, kind: str, task: Task) -> Units:
-    """The units of a kind, as a step of the recipe names it, of the network as narrow as it is now."""
-    model, positions = task.model, cost.positions(task.model, run.data.input_shape)
-    whole = run.payloads["dense"]
+def units_of(kind: str, model: nn.Module, data: Data, dense: Payload, multiple: int = 1) -> Units:
+    """The units of a kind, as a step of the recipe names it.
+
+    Args:
+        kind: ``element``, ``channel`` or a pattern.
+        model: as narrow as it is now, on the CPU in the default memory format.
+        data: its images.
+        dense: ``weights`` and ``macs`` of the dense network.
+        multiple: of which the channels that stay are multiples.
+
+    Raises:
+        UsageError: no channel can be removed.
+    """
+    values, positions = dict(model.named_parameters()), cost.positions(model, data.input_shape)
     if kind == "channel":
-        contiguous = run.model({"state": model.state_dict(), "attributes": _attributes(run)})
-        groups = channel_groups(contiguous, example(run.data))
-        return ChannelUnits.of(groups, dict(model.named_parameters()), positions, whole["weights"], whole["macs"])
-    shapes = {name: value.shape for name, value in model.named_parameters() if name in positions}
+        groups = channel_groups(model, example(data))
+        return ChannelUnits.of(groups, values, positions, dense["weights"], dense["macs"], multiple)
+    shapes = {name: value.shape for name, value in values.items() if name in positions}
     most, _, of = kind.partition(":")
     pattern = (int(most), int(of)) if of else None
-    return ElementUnits(shapes, positions, whole["weights"], whole["macs"], pattern)
-
-
-def _attributes(run: Run) -> dict[str, Any]:
-    """Attributes of the narrowest network so far."""
-    found: dict[str, Any] = list(run.payloads.values())[-1]["attributes"]
-    return found
+    return ElementUnits(shapes, positions, dense["weights"], dense["macs"], pattern)
 
 
 def _payload(run: Run, task: Task, attributes: dict[str, Any], history: list[dict[str, Any]]) -> Payload:

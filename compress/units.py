@@ -32,6 +32,10 @@ class Units(ABC):
     def blocks(self) -> Mapping[str, int]:
         """Number of units per layer, by the layer's name."""
 
+    def step(self, block: str) -> int:
+        """A selection keeps multiples of this of a block, or all of it."""
+        return 1
+
     @abstractmethod
     def sums(self, entries: Values) -> dict[str, Tensor]:
         """Sum over each unit of an amount per entry, shape (units,) per block, float32; differentiable.

@@ -52,6 +52,7 @@ LOWEST = (
     "compress.methods",
     "compress.method",
     "compress.budget",
+    "compress.widths",
 )
 """The parts that know nothing of training, nor of files."""
 

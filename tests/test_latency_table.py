@@ -29,25 +29,25 @@ def test_blocks_of_one_shape_are_measured_once(monkeypatch: pytest.MonkeyPatch) 
         return [0.1 for _ in networks]
 
     units = units_of(model)
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 8, measure)
+    rows = table.measured(units, dict.fromkeys(units.blocks, 1), measure)
     assert [list(each) for each in asked] == [["0"], ["2"], ["12"]]
     assert list(rows) == list(units.blocks)
     assert rows["4"] == table.Row((8, 16), (0.1, 0.0))
 
 
-def units_of(model: nn.Module) -> ChannelUnits:
-    values = dict(model.named_parameters())
-    return ChannelUnits.of(channel_groups(model, torch.zeros(2, *SHAPE)), values, cost.positions(model, SHAPE), 1, 1)
+def units_of(model: nn.Module, multiple: int = 8) -> ChannelUnits:
+    values, groups = dict(model.named_parameters()), channel_groups(model, torch.zeros(2, *SHAPE))
+    return ChannelUnits.of(groups, values, cost.positions(model, SHAPE), 1, 1, multiple)
 
 
 def test_a_long_table_is_thinned_and_filled_in() -> None:
-    units = units_of(network())
+    units = units_of(network(), 1)
 
     def measure(networks: Sequence[Mapping[str, int]]) -> list[float]:
         assert len(networks) <= table.CANDIDATES
         return [1 - width / 64 for each in networks for width in each.values()]
 
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 1, measure)
+    rows = table.measured(units, dict.fromkeys(units.blocks, 1), measure)
     assert rows["0"].widths == tuple(range(1, 65))
     assert rows["0"].saved == pytest.approx([1 - width / 64 for width in range(1, 65)])
 
@@ -55,7 +55,7 @@ def test_a_long_table_is_thinned_and_filled_in() -> None:
 def test_noise_never_makes_a_wider_layer_save_more() -> None:
     units = units_of(network())
     noisy = iter([0.3, 0.1, 0.2, -0.1, 0.0, 0.05, 0.01] * 2)
-    rows = table.measured(units, dict.fromkeys(units.blocks, 1), 8, lambda asked: [next(noisy) for _ in asked])
+    rows = table.measured(units, dict.fromkeys(units.blocks, 1), lambda asked: [next(noisy) for _ in asked])
     assert rows["0"].saved == (0.3, 0.2, 0.2, 0.05, 0.05, 0.05, 0.01, 0.0)
 
 

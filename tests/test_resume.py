@@ -55,7 +55,7 @@ KILLS = (
     ("rename compact-0.pt", 1),
     ("test.step", 3),  # inside the first epoch of retraining
     ("rename retrain-0.progress.pt", 1),
-    ("test.step", 3),
+    ("test.step", 6),  # inside the second
     ("rename retrain-0.pt", 1),
     ("rename artifacts.json", 1),
     ("open .dense.onnx", 2),

@@ -74,7 +74,7 @@ def counts(run: "Run", number: int, before: "Payload") -> Budget:
     """
     step, checking = run.recipe.prune[number], run.recipe.validate_
     # as compaction rounds after this step
-    target, multiple = checking.targets[0], max(step.round_channels for step in run.recipe.prune[: number + 1])
+    target, multiple = checking.targets[0], run.recipe.multiple(number)
     if multiple == 1 and ".onnx" in targets.find(target).SUFFIXES:
         multiple = BLOCK
     how = {"target": target, "threads": checking.threads, "batch": run.recipe.export.batch, "multiple": multiple}
@@ -114,9 +114,7 @@ def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> 
         RunError: the target does not measure.
     """
     goal = Goal.read(budget.latency or "")
-    subject = Subject.of(model, dense, bench.input_shape, budget)
-    if not subject.units.blocks:
-        raise UsageError("the network has no channel that can be removed exactly; see compress inspect")
+    subject = Subject.of(model, dense, bench.input_shape, budget, bench.multiple)
     with tempfile.TemporaryDirectory(prefix="compress-latency-") as folder:
         laboratory = Laboratory(subject, bench, bench.write(dense, Path(folder, "dense")))
         tried, rows = laboratory.measured([subject.units.blocks]), dict[str, Row]()
@@ -126,7 +124,6 @@ def search(model: nn.Module, dense: nn.Module, budget: Budget, bench: Bench) -> 
             rows = table.measured(
                 subject.units,
                 subject.least,
-                bench.multiple,
                 lambda asked: [whole.ratio - candidate.timing.ratio for candidate in laboratory.measured(asked)],
             )
             tried = _approach(laboratory, rows, whole, goal)

@@ -58,12 +58,15 @@ class Subject:
     least: Mapping[str, int]
 
     @classmethod
-    def of(cls, model: nn.Module, dense: nn.Module, input_shape: tuple[int, int, int], budget: Budget) -> "Subject":
+    def of(
+        cls, model: nn.Module, dense: nn.Module, input_shape: tuple[int, int, int], budget: Budget, multiple: int
+    ) -> "Subject":
         """Channels ranked by norm."""
         graph = exported(model, torch.zeros(2, *input_shape))
         groups = [group for group in channel_groups(model, graph) if group.removable_exactly]
         values, positions = dict(model.named_parameters()), cost.positions(model, input_shape)
-        units = ChannelUnits.of(groups, values, positions, cost.weight_count(dense), cost.macs(dense, input_shape))
+        whole = cost.weight_count(dense), cost.macs(dense, input_shape)
+        units = ChannelUnits.of(groups, values, positions, *whole, multiple)
         scores = {block: score.detach() for block, score in units.scores(values).items()}
         return cls(model, graph, units, gather(groups, values, positions), scores, floors(budget, scores))
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.channel_units import ChannelUnits
+from compress.widths import choices
 
 CANDIDATES = 48
 """Networks measured for a table, at most; every kind of block has one at least."""
@@ -37,16 +38,15 @@ class Row:
     saved: tuple[float, ...]
 
 
-def measured(units: ChannelUnits, least: Mapping[str, int], multiple: int, measure: Measure) -> dict[str, Row]:
+def measured(units: ChannelUnits, least: Mapping[str, int], measure: Measure) -> dict[str, Row]:
     """The table of a network, its blocks in their order.
 
     Args:
-        units: its blocks.
+        units: its blocks, and of what their widths are multiples.
         least: of every block, channels that must stay.
-        multiple: widths are multiples of this, or the whole block.
         measure: called once, with one block narrowed in each network.
     """
-    widths = {block: choices(size, least[block], multiple) for block, size in units.blocks.items()}
+    widths = {block: choices(size, least[block], units.step(block)) for block, size in units.blocks.items()}
     kinds: dict[object, list[str]] = {}
     for block in units.blocks:
         kinds.setdefault((_shape(units, block), widths[block]), []).append(block)
@@ -59,15 +59,6 @@ def measured(units: ChannelUnits, least: Mapping[str, int], multiple: int, measu
         row = _row(widths[first], some[first], [found[first, width] for width in some[first]])
         rows |= dict.fromkeys(blocks, row)
     return {block: rows[block] for block in units.blocks}
-
-
-def choices(size: int, least: int, multiple: int) -> tuple[int, ...]:
-    """Widths of a block, rising.
-
-    >>> choices(32, 3, 8), choices(20, 9, 8), choices(16, 16, 8)
-    ((8, 16, 24, 32), (16, 20), (16,))
-    """
-    return (*(width for width in range(multiple, size, multiple) if width >= least), size)
 
 
 def narrowest(rows: Mapping[str, Row], lost: Mapping[str, Floats], needed: float) -> dict[str, int]:

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from compress.budget import Budget
 from compress.errors import UsageError
 from compress.masks import Values, burn
 from compress.method import Clock, Outcome, PruningMethod, State, View
-from compress.scoring import accumulate, accumulated, grads, left
+from compress.scoring import accumulate, check_epochs, grads, left
 from compress.units import Units
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -58,6 +59,10 @@ class GDP(PruningMethod):
         if not 0 <= self.eta < 1:
             raise UsageError(f"gdp needs eta in [0, 1), got {self.eta:g}; for half of a filter's weights write 0.5")
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Gradients are needed."""
+        check_epochs("gdp", epochs)
+
     def update(self, view: View, state: State, clock: Clock) -> State:
         """Add the mini-batch's importances; after the last one, choose, so that the log tells what it costs."""
         amount = CRITERIA[self.criterion]
@@ -72,7 +77,6 @@ class GDP(PruningMethod):
 
     def finish(self, view: View, state: State) -> Outcome:
         """The masks chosen after the last mini-batch."""
-        accumulated(state)
         return Outcome(state.masks)
 
     def scores(self, view: View, state: State) -> dict[str, Tensor]:
@@ -82,7 +86,7 @@ class GDP(PruningMethod):
         relative = {
             # of what is not pruned yet: zeros of earlier steps would shrink the mean
             name: amount * counted[name] * (counted[name].sum() / (amount * counted[name]).sum().clamp_min(1e-30))
-            for name, amount in accumulated(state).items()
+            for name, amount in state.tensors.items()
         }
         if self.rule == "count":
             return order_statistics(view.units, relative, self.eta)

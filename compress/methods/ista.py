@@ -50,6 +50,10 @@ class ISTA(PruningMethod):
         if not self.lam >= 0:
             raise UsageError(f"ista needs lam >= 0; got {self.lam:g}")
 
+    def check_network(self, view: View) -> None:
+        """Normalisation scales are needed."""
+        scales(view, "ista")
+
     def init(self, view: View, masks: Masks) -> State:
         """Weigh every scale by what its channel costs."""
         units, gammas = channel_units(view), scales(view, "ista")

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from compress.budget import Budget
 from compress.errors import UsageError
 from compress.masks import Masks, burn
 from compress.method import Clock, Outcome, PruningMethod, State, View
-from compress.splitting import distance, minus, norm, pack, pruned, unpack, zeros
+from compress.splitting import check_price, distance, minus, norm, pack, pruned, unpack, zeros
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ class LC(PruningMethod):
         if not (self.mu > 0 and self.growth >= 1 and self.alpha >= 0 and self.updates_per_epoch >= 1):
             raise UsageError(f"lc needs mu > 0, growth >= 1, alpha >= 0 and updates_per_epoch >= 1; got {self}")
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """A price or a budget."""
+        check_price("lc", "alpha", self.alpha, budget)
+
     def init(self, view: View, masks: Masks) -> State:
         """Delta from the weights as they are, lam = 0."""
-        if self.alpha and not view.budget.free:
-            raise UsageError(f"lc takes a budget or alpha, found both ({view.budget.describe()}); set alpha = 0")
         lam = zeros(pruned(view))
         state = State(masks, tensors=pack(lam=lam), numbers={"mu": self.mu})
         _, delta = self._compress(view, state)

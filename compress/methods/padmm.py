@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compress.budget import Budget
 from compress.errors import UsageError
 from compress.masks import Masks, Values, burn
 from compress.method import Clock, Outcome, PruningMethod, State, View
 from compress.schedule import log_quadratic
 from compress.scoring import left
-from compress.splitting import distance, minus, norm, pack, plus, pruned, unpack, zeros
+from compress.splitting import check_price, distance, minus, norm, pack, plus, pruned, unpack, zeros
 from compress.surrogate import Name, Surrogate
 
 HARD = math.sqrt(2)
@@ -78,6 +79,10 @@ class PADMM(PruningMethod):
             )
         if not (self.lam >= 0 and self.proximal >= 0 and 0 <= self.ramp <= 1):
             raise UsageError(f"padmm needs lam >= 0, proximal >= 0 and ramp in [0, 1]; got {self}")
+
+    def check(self, budget: Budget, epochs: int) -> None:
+        """A price or a budget."""
+        check_price("padmm", "lam", self.lam, budget)
 
     def init(self, view: View, masks: Masks) -> State:
         """Z = W, U = 0."""

@@ -1,15 +1,16 @@
 """Small-weight retention: magnitude keeps the large weights, an optimiser decides which small ones stay beside them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from compress.budget import Budget
 from compress.errors import UsageError
 from compress.masks import Masks, Values, burn
-from compress.method import Clock, Outcome, PruningMethod, State, View
+from compress.method import Outcome, PruningMethod, State, View
 from compress.retention import cem, knapsack, qubo, scores
 from compress.retention.objective import Objective
 from compress.retention.pool import Pool, places
@@ -81,13 +82,21 @@ class Retention(PruningMethod):
         if min(self.samples, self.curvature, self.iterations, self.candidates) < 1:
             raise UsageError(f"retention needs samples, curvature, iterations and candidates >= 1; got {self}")
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Scores are learnt in training."""
+        if self.optimiser == "scores" and not epochs:
+            raise UsageError(
+                'retention: optimiser = "scores" learns in training, and the step has no epoch of it; set epochs = 1 '
+                "or more, or choose another optimiser"
+            )
+
     def init(self, view: View, masks: Masks) -> State:
         """Nothing but the masks, and for learnt scores where they start."""
         if self.optimiser != "scores":
             return State(masks)
         pool = Pool.of(view, masks, self.share)
         tensors = pack(pool=vars(pool), place=places(view.units, pool.start.device))
-        return State(masks, {"scores": scores.initial(pool).requires_grad_()}, tensors, {"steps": 0.0})
+        return State(masks, {"scores": scores.initial(pool).requires_grad_()}, tensors)
 
     def effective(self, values: Values, state: State, *, training: bool) -> Values:
         """The weights that the scores select, if there are any."""
@@ -96,10 +105,6 @@ class Retention(PruningMethod):
             return inside
         pool, place = Pool(**unpack(state.tensors, "pool")), unpack(state.tensors, "place")
         return scores.gated(inside, state.trainable["scores"], pool, place, training=training)
-
-    def update(self, view: View, state: State, clock: Clock) -> State:
-        """Count the steps that the scores have learnt."""
-        return replace(state, numbers={"steps": float(clock.step)})
 
     def finish(self, view: View, state: State) -> Outcome:
         """The optimiser's selection; as many units as magnitude would keep."""
@@ -117,8 +122,6 @@ def _knapsack(method: Retention, objective: Objective, pool: Pool, state: State)
 
 
 def _scores(method: Retention, objective: Objective, pool: Pool, state: State) -> Tensor:
-    if not state.numbers["steps"]:
-        raise UsageError("retention: the optimiser scores learns in training, found no epoch of it; set epochs = 1")
     return min(pool.start, pool.fill(state.trainable["scores"].detach()), key=objective.loss)
 
 

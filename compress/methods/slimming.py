@@ -9,7 +9,6 @@ from torch import Tensor
 
 from compress.channels import channel_units, scale_scores, scales
 from compress.errors import UsageError
-from compress.masks import Masks
 from compress.method import Outcome, PruningMethod, State, View
 
 
@@ -38,10 +37,9 @@ class Slimming(PruningMethod):
         if not self.lam >= 0:
             raise UsageError(f"slimming needs lam >= 0; got {self.lam:g}")
 
-    def init(self, view: View, masks: Masks) -> State:
-        """Refuse a network without normalisation scales at the start, not after the training."""
+    def check_network(self, view: View) -> None:
+        """Normalisation scales are needed."""
         scales(view, "slimming")
-        return State(masks=masks)
 
     def penalty(self, view: View, state: State) -> Tensor:
         """Lam sum |gamma| over the channels that can be removed."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from compress.budget import Budget
 from compress.method import Clock, Outcome, PruningMethod, State, View
-from compress.scoring import accumulate, accumulated, saliency
+from compress.scoring import accumulate, check_epochs, saliency
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,15 @@ class SNIP(PruningMethod):
     trains: ClassVar[bool] = False
     epochs: ClassVar[int] = 1
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Gradients are needed."""
+        check_epochs("snip", epochs)
+
     def update(self, view: View, state: State, clock: Clock) -> State:
         """Add the mini-batch's derivatives by the gates."""
         return accumulate(state, view.units.sums(saliency(view, view.prunable)))
 
     def finish(self, view: View, state: State) -> Outcome:
         """Mask what the loss is least sensitive to, down to the budget."""
-        scores = {block: derivative.abs() for block, derivative in accumulated(state).items()}
+        scores = {block: derivative.abs() for block, derivative in state.tensors.items()}
         return Outcome(view.select(scores, state.masks))

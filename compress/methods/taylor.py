@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from compress.budget import Budget
 from compress.method import Clock, Outcome, PruningMethod, State, View
-from compress.scoring import accumulate, accumulated, saliency
+from compress.scoring import accumulate, check_epochs, saliency
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Taylor(PruningMethod):
 
     gate: Literal["output", "weights"] = "output"
 
+    def check(self, budget: Budget, epochs: int) -> None:
+        """Gradients are needed."""
+        check_epochs("taylor", epochs)
+
     def update(self, view: View, state: State, clock: Clock) -> State:
         """Add the mini-batch's squared derivatives by the gates."""
         gates = self.derivatives(view)
@@ -38,7 +43,7 @@ class Taylor(PruningMethod):
 
     def finish(self, view: View, state: State) -> Outcome:
         """Mask what matters least, down to the budget."""
-        return Outcome(view.select(accumulated(state), state.masks))
+        return Outcome(view.select(state.tensors, state.masks))
 
     def derivatives(self, view: View) -> dict[str, Tensor]:
         """Derivative of the mini-batch's loss by the gate of every unit."""

@@ -62,6 +62,12 @@ class ThiNet(PruningMethod):
         if not (self.images >= 1 and self.locations >= 1):
             raise UsageError(f"thinet needs images >= 1 and locations >= 1; got {self}")
 
+    def check_network(self, view: View) -> None:
+        """Every channel is read by a layer whose windows can be had."""
+        layers = _layers(_readers(view))
+        for image in view.probe.batches(1, 1):
+            view.probe.windows(view.values, layers, image)
+
     def finish(self, view: View, state: State) -> Outcome:
         """Greedy choice under the budget, then least squares on what is left."""
         units, readers = channel_units(view), _readers(view)
@@ -78,7 +84,7 @@ class ThiNet(PruningMethod):
         """Per reader, the inner products of its channels' contributions over all samples; float64, on the CPU."""
         sizes = [view.units.blocks[block] for block, _ in readers]
         grams = [torch.zeros(size, size, dtype=torch.float64) for size in sizes]
-        layers = tuple(dict.fromkeys(layer_name(slot.name) for _, slot in readers))
+        layers = _layers(readers)
         generator = torch.Generator().manual_seed(0)  # the images follow the run's seed; these need only be spread
         size = min(self.images, BATCH)
         for batch in view.probe.batches(math.ceil(self.images / size), size):
@@ -151,6 +157,11 @@ def _readers(view: View) -> list[Reader]:
             f"{', '.join(sorted(unread))}; choose another method"
         )
     return found
+
+
+def _layers(readers: list[Reader]) -> tuple[str, ...]:
+    """The layers that read, each once."""
+    return tuple(dict.fromkeys(layer_name(slot.name) for _, slot in readers))
 
 
 def _rescaled(view: View, readers: list[Reader], grams: list[Tensor], masks: Masks) -> Values:

@@ -116,7 +116,7 @@ def test_impossible_knobs_and_steps_without_epochs_are_refused() -> None:
     with pytest.raises(UsageError, match=r"eta in \[0, 1\)"):
         GDP(eta=1.0)
     with pytest.raises(UsageError, match="set epochs = 1"):
-        GDP().finish(view_of({"a.weight": torch.ones(2)}, Budget()), State())
+        GDP().check(Budget(), 0)
 
 
 def filters(budget: Budget) -> View:

@@ -82,4 +82,4 @@ def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(UsageError, match="lam >= 0"):
         ISTA(lam=-1.0)
     with pytest.raises(UsageError, match="ista ranks channels by the scale"):
-        ISTA().init(channel_view(TinyNet(), Budget()), {})
+        ISTA().check_network(channel_view(TinyNet(), Budget()))

@@ -62,7 +62,7 @@ def test_constraint_form_is_admm_at_the_full_budget() -> None:
 
 def test_a_budget_and_alpha_are_one_too_many() -> None:
     with pytest.raises(UsageError, match="budget or alpha"):
-        LC(alpha=1.0).init(view_of({W: torch.ones(2)}, Budget(sparsity=0.5)), {})
+        LC(alpha=1.0).check(Budget(sparsity=0.5), 1)
 
 
 def test_impossible_knobs_are_refused() -> None:

@@ -66,12 +66,12 @@ def test_coupled_scales_count_with_their_mean_and_channels_without_one_go_last()
 
 def test_a_network_without_normalisation_is_refused_at_the_start() -> None:
     with pytest.raises(UsageError, match=r"slimming ranks channels by the scale.*add batch normalisation"):
-        Slimming().init(channel_view(TinyNet(), Budget()), {})
+        Slimming().check_network(channel_view(TinyNet(), Budget()))
 
 
 def test_single_weights_are_refused() -> None:
     with pytest.raises(UsageError, match=r'whole channels, not single weights.*units = "channel"'):
-        Slimming().init(view_of(dict(TinyNet().named_parameters()), Budget()), {})
+        Slimming().check_network(view_of(dict(TinyNet().named_parameters()), Budget()))
 
 
 def test_impossible_knobs_are_refused() -> None:

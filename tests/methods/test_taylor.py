@@ -9,7 +9,7 @@ from compress.errors import UsageError
 from compress.masks import Values
 from compress.method import Clock, State, View
 from compress.methods.taylor import Taylor
-from tests.support import FunctionProbe, TinyNet, TinyNormedNet, element_units, tiny_data, view_of
+from tests.support import FunctionProbe, TinyNet, TinyNormedNet, tiny_data, view_of
 from tests.test_units import channel_units
 
 
@@ -83,6 +83,5 @@ def test_a_parameter_without_a_gradient_ranks_last() -> None:
 
 
 def test_a_step_without_epochs_is_refused() -> None:
-    view = replace(view_of({"a.weight": torch.ones(2)}, Budget()), units=element_units({"a.weight": torch.ones(2)}))
     with pytest.raises(UsageError, match="set epochs = 1"):
-        Taylor().finish(view, State())
+        Taylor().check(Budget(), 0)
