@@ -197,10 +197,13 @@ class PruningMethod:
     """False: the values are the answer, and retraining would undo them."""
     refuses: ClassVar[Mapping[str, str]] = {}
     """Kinds of unit the method cannot prune, each with one sentence why not."""
-    needs_budget: ClassVar[bool] = True
-    """False: without one the method's own measure decides how much stays, or it prunes nothing."""
     meets_budget: ClassVar[bool] = True
     """False: what it leaves at the end is not pruned to a budget."""
+
+    @property
+    def needs_budget(self) -> bool:
+        """False: without one a measure of the method's own decides how much stays, or pruning is not what it does."""
+        return True
 
     def check(self, budget: Budget, epochs: int) -> None:
         """Whether a step with these knobs can work; asked when the recipe is read.

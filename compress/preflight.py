@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import cost, methods
+from compress import cost, methods, rounds
 from compress.budget import ending
 from compress.checkpoint import load_weights
 from compress.errors import CompressError, UsageError, nearest
 from compress.method import View
 from compress.probe import TaskProbe
-from compress.rounds import NORMS
 from compress.run import Run
 from compress.stages import units_of
 from compress.train import Task, evaluating, top1
@@ -68,21 +67,15 @@ def _check_steps(run: Run, model: nn.Module) -> None:
     whole = {"weights": cost.weight_count(model), "macs": cost.macs(model, data.input_shape)}
     kinds = dict.fromkeys(step.units for step in recipe.prune)
     units = {kind: units_of(kind, model, data, whole, recipe.multiple(0)) for kind in kinds}
-    prunable, scales = cost.execution_order(model, data.input_shape), _scales(model)
+    prunable, gammas = cost.execution_order(model, data.input_shape), rounds.scales(model)
     task = run.task(model)  # moves it to where the images are
     values = dict(task.model.named_parameters())
     for number, step in enumerate(recipe.prune):
-        view = View(values, prunable, units[step.units], step.budget, {}, ending, TaskProbe(task), scales)
+        view = View(values, prunable, units[step.units], step.budget, {}, ending, TaskProbe(task), gammas)
         methods.build(step.method, step.knobs).check_network(view)
         if not number and step.budget.drop_points is None and step.budget.latency is None:
             with torch.no_grad():
                 view.select(view.units.scores(values), {})
-
-
-def _scales(model: nn.Module) -> tuple[str, ...]:
-    """Names of the normalisation layers' scales (gamma)."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, NORMS))
-    return tuple(f"{name}.weight" for name, module in modules if getattr(module, "weight", None) is not None)
 
 
 def _check_classes(asked: str, outputs: Any, wanted: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compress import methods, recipe_text
+from compress import recipe_text
 from compress.commands import DENSE_OPTIONS
 from compress.errors import UsageError
 from compress.options import DEFAULT_RECIPE, MEASURING
@@ -74,14 +74,8 @@ def _one_step(given: dict[str, Any]) -> dict[str, Any] | None:
             "--units, --epochs, --finetune-epochs and budgets belong to one step: "
             "add --method, or use --set prune.0.KEY=VALUE"
         )
-    asked = [name for name in forms if name in given]
-    if len(asked) > 1 or not (asked or _needs_no_budget(given)):
+    if len(asked := [name for name in forms if name in given]) > 1:
         options, found = (", ".join(f"--{name.replace('_', '-')}" for name in names) for names in (forms, asked))
-        raise UsageError(f"--method needs one of {options}; got {found or 'none'}")
+        raise UsageError(f"--method takes one of {options}; got {found}")
     tune = {"finetune": {"epochs": given["finetune_epochs"]}} if "finetune_epochs" in given else {}
     return {**rest, "budget": budget, **tune}
-
-
-def _needs_no_budget(given: dict[str, Any]) -> bool:
-    """A pattern is a budget of its own, and some methods have a measure of their own or do not prune."""
-    return ":" in given.get("units", "") or not methods.find(given["method"]).needs_budget

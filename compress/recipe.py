@@ -127,6 +127,11 @@ class Step(BaseModel):
         self._check(method)
         built = methods.build(self.method, self.knobs)
         built.check(self.budget, self.epochs)
+        if self.budget.free and ":" not in self.units and built.needs_budget:
+            raise UsageError(
+                f"method {self.method} prunes nothing without a budget: write one, such as "
+                "budget = { sparsity = 0.9 } or --sparsity 0.9; see compress methods " + self.method
+            )
         assert self.model_extra is not None  # extra keys are allowed
         self.model_extra.update(dataclasses.asdict(built))
 

@@ -84,13 +84,15 @@ def prune(task: Task, plan: Plan, masks: Masks, prunable: tuple[str, ...], **hoo
     return run_phases(task, plan.phases(), masks, view, rewind=plan.rewind, **hooks)
 
 
+def scales(model: nn.Module) -> tuple[str, ...]:
+    """Names of the normalisation layers' scales (gamma)."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, NORMS))
+    return tuple(f"{name}.weight" for name, module in modules if getattr(module, "weight", None) is not None)
+
+
 def _view(task: Task, prunable: tuple[str, ...], units: Units, budget: Budget) -> View:
-    scales = tuple(
-        f"{name}.weight" for name, module in task.model.named_modules()
-        if isinstance(module, NORMS) and getattr(module, "weight", None) is not None
-    )  # fmt: skip
     values, samples = dict(task.model.named_parameters()), len(task.data.train)
-    return View(values, prunable, units, budget, {}, ending, TaskProbe(task), scales, samples)
+    return View(values, prunable, units, budget, {}, ending, TaskProbe(task), scales(task.model), samples)
 
 
 def run_phases(

@@ -14,7 +14,7 @@ from compress.data import Augment, Data, TensorSplit
 from compress.masks import Values
 from compress.method import View
 from compress.probe import TaskProbe
-from compress.rounds import NORMS
+from compress.rounds import scales
 from compress.train import Task, to_device
 from compress.units import ElementUnits
 from compress.validate import Accuracy
@@ -132,9 +132,8 @@ def channel_view(
     values, positions = dict(model.named_parameters()), cost.positions(model, shape)
     groups = channel_groups(model, torch.randn(2, *shape))
     units = ChannelUnits.of(groups, values, positions, cost.weight_count(model), cost.macs(model, shape))
-    scales = tuple(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, NORMS))
     probe = TaskProbe(task) if task else FunctionProbe()
-    return View(values, cost.execution_order(model, shape), units, budget, {}, lambda kept: kept, probe, scales)
+    return View(values, cost.execution_order(model, shape), units, budget, {}, lambda kept: kept, probe, scales(model))
 
 
 def scored(*scores: float) -> Callable[..., Accuracy]:

@@ -93,7 +93,7 @@ def refused(ended: Result) -> str:
         (["--method", "admm", "--macs", "-1"], "macs must be a fraction"),
         (
             ["--method", "admm"],
-            "needs one of --sparsity, --compression, --macs, --drop-points, --latency-budget; got none",
+            "method admm prunes nothing without a budget: write one, such as budget = { sparsity = 0.9 } or --sparsity",
         ),
         (["--method", "pfec", "--units", "channel", "--sparsity", ".5", "--macs", ".5"], "got --sparsity, --macs"),
         (["--method", "pfec", "--sparsity", ".5", "--latency-budget", ".5x"], "got --sparsity, --latency-budget"),
@@ -348,14 +348,16 @@ def test_a_method_with_a_measure_of_its_own_needs_no_budget(user: Project, out: 
     words = ["--epochs", "1", "--finetune-epochs", "0", "--train-epochs", "0", "--out", out]
     assert 0 == invoke(*user.words("--method", "sparsevd", *words)).exit_code
     assert {"floor", "ranking", "scope", "skip"} == set(report_of(out)["recipe"]["prune"][0]["budget"])
-    assert "needs one of --sparsity" in refused(invoke(*user.words("--method", "dsd", *words)))
+    assert "method dsd prunes nothing without a budget" in refused(invoke(*user.words("--method", "dsd", *words)))
+    assert "method padmm prunes nothing" in refused(invoke(*user.words("--method", "padmm", *words)))
+    priced = ["--method", "padmm", "--set", "prune.0.lam=1e-6", *words[:-1], out.with_name("priced")]
+    assert 0 == invoke(*user.words(*priced)).exit_code
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("magnitude", None),
-        ("sparsevd", "Without a budget its own measure decides how much stays."),
         ("dsd", "Its budget holds while it prunes; what it leaves is not pruned to it."),
         ("codebook", "it takes no budget."),
     ],

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from compress.method import PruningMethod
 
 
+_WITHOUT = {
+    True: "Its budget holds while it prunes; what it leaves is not pruned to it.",
+    False: "How much is pruned is not its to decide: it takes no budget.",
+}
+
+
 def names() -> list[str]:
     """Names of the built-in methods."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -46,21 +52,13 @@ def describe(spec: str) -> str:
         "",
         f"Units: {', '.join(units)}" + "".join(f"; no {kind}s: {why}" for kind, why in method.refuses.items()),
         f"Epochs of a step by default: {method.epochs}" + ("" if method.retrains else ", and no retraining after it"),
-        *_about_budgets(method),
+        "" if method.meets_budget else _WITHOUT[build(spec, {}).needs_budget],
         "Defaults, to be set in a recipe's step or by --set prune.0.KEY=VALUE:"
         if dataclasses.fields(method)
         else "It has no knobs.",
         *(f"  {knob.name} = {json.dumps(knob.default)}" for knob in dataclasses.fields(method)),
     ]
     return "\n".join(line for number, line in enumerate(lines) if line or number == 1)
-
-
-def _about_budgets(method: "type[PruningMethod]") -> list[str]:
-    if method.needs_budget:
-        return [] if method.meets_budget else ["Its budget holds while it prunes; what it leaves is not pruned to it."]
-    if method.meets_budget:
-        return ["Without a budget its own measure decides how much stays."]
-    return ["How much is pruned is not its to decide: it takes no budget."]
 
 
 def find(spec: str) -> "type[PruningMethod]":

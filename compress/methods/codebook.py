@@ -40,8 +40,12 @@ class Codebook(PruningMethod):
     bits_linear: int = 5
 
     retrains: ClassVar[bool] = False
-    needs_budget: ClassVar[bool] = False
     meets_budget: ClassVar[bool] = False
+
+    @property
+    def needs_budget(self) -> bool:
+        """It shares values, and prunes nothing."""
+        return False
 
     def __post_init__(self) -> None:
         if not (1 <= self.bits_conv <= 16 and 1 <= self.bits_linear <= 16):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,12 +37,15 @@ class LC(PruningMethod):
         updates_per_epoch: C-steps per epoch.
     """
 
-    needs_budget: ClassVar[bool] = False
-
     mu: float = 9e-5
     growth: float = 1000.0
     alpha: float = 0.0
     updates_per_epoch: int = 2
+
+    @property
+    def needs_budget(self) -> bool:
+        """Unless ``alpha`` decides."""
+        return not self.alpha
 
     def __post_init__(self) -> None:
         if not (self.mu > 0 and self.growth >= 1 and self.alpha >= 0 and self.updates_per_epoch >= 1):

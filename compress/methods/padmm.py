@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,8 +56,6 @@ class PADMM(PruningMethod):
         ramp: fraction of the run over which theta, or the kept fraction, comes to its end.
     """
 
-    needs_budget: ClassVar[bool] = False
-
     lam: float = 0.0
     surrogate: Name = "scad"
     shape: float = 3.7
@@ -68,6 +65,11 @@ class PADMM(PruningMethod):
     hardness: float = 0.7
     updates_per_epoch: int = 2
     ramp: float = 0.75
+
+    @property
+    def needs_budget(self) -> bool:
+        """Unless ``lam`` decides."""
+        return not self.lam
 
     def __post_init__(self) -> None:
         least = {"scad": 1.0, "mcp": 2.0, "capped-l1": -math.inf}[self.surrogate]

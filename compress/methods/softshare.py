@@ -83,10 +83,14 @@ class SoftShare(PruningMethod):
 
     epochs: ClassVar[int] = 10
     retrains: ClassVar[bool] = False
-    needs_budget: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {
         "channel": "its shared values are of single weights, and no component of the mixture is that of a channel"
     }
+
+    @property
+    def needs_budget(self) -> bool:
+        """The component at zero decides."""
+        return False
 
     def __post_init__(self) -> None:
         if not (self.tau > 0 and self.components >= 2 and 0 < self.zero_share < 1 and self.deviation > 0):

@@ -63,10 +63,14 @@ class SparseVD(PruningMethod):
     warmup_to: float = 0.4
 
     epochs: ClassVar[int] = 20
-    needs_budget: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {
         "channel": "its noise is of single weights, and a channel whose weights are all noise hardly occurs"
     }
+
+    @property
+    def needs_budget(self) -> bool:
+        """The noise decides."""
+        return False
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_from < self.warmup_to <= 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,8 +40,6 @@ class Surgery(PruningMethod):
         stop: fraction of the run after which the masks are fixed.
     """
 
-    needs_budget: ClassVar[bool] = False
-
     threshold: Literal["budget", "deviation"] = "budget"
     c: float = 1.0
     updates_per_epoch: int = 10
@@ -49,6 +47,11 @@ class Surgery(PruningMethod):
     gamma: float = 1e-4
     power: float = 1.0
     stop: float = 0.75
+
+    @property
+    def needs_budget(self) -> bool:
+        """Unless the deviation of the norms decides."""
+        return self.threshold == "budget"
 
     def __post_init__(self) -> None:
         if not (0 <= self.hysteresis < 1 and self.gamma >= 0 and self.power >= 0):
