@@ -60,10 +60,13 @@ class Means:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked, in words and as a predicate of the means."""
+    """What is asked, in words and as a predicate of the means; of the rival recipe's as well where one is named."""
 
     text: str
     met: Callable[[Means], bool]
+    rival: str | None = None
+    above: float = 0.0
+    """By how much the accuracy is to be higher than the rival's."""
 
 
 _MLP = Goal("sparsity >= 97.43 %, error <= 2.2 %", lambda m: m.sparsity >= 0.9743 and m.error <= 0.022)
@@ -83,7 +86,10 @@ GOALS = {
     "lenet5-mnist-310x": Goal(">= 310x, error <= 0.80 %", lambda m: m.compression >= 310 and m.error <= 0.0080),
     "lenet5-mnist-400x": Goal(">= 400x, error <= 1.0 %", lambda m: m.compression >= 400 and m.error <= 0.010),
     "vgg16-cifar10-gdp": Goal(
-        "MACs -35.3 %, drop <= 0.14 points", lambda m: round(m.macs, 6) <= 0.647 and m.drop <= 0.0014
+        "MACs -35.3 %, drop <= 0.14 points, 0.13 points above vgg16-cifar10 (PFEC)",
+        lambda m: round(m.macs, 6) <= 0.647 and m.drop <= 0.0014,
+        rival="vgg16-cifar10",
+        above=0.0013,
     ),
 }
 """What is asked of a recipe; means over the seeds."""
@@ -96,6 +102,10 @@ TRIED = {
         "ADMM to 60x, then gradual with distillation, 50 + 30 epochs: the recipe now, three seeds in the table",
     ),
     "lenet5-mnist-400x": ("the same as at 310x; the recipe is that of 310x with a tighter budget",),
+    "vgg16-cifar10-gdp": (
+        "the short form in the table only, on two cores: after 12 epochs the dense network has not converged, and both "
+        "methods gain by 4 epochs of retraining; right after pruning the held-out accuracy was 20.9 % (PFEC: 10.1 %)",
+    ),
     "lenet5-mnist-padmm-sigmoid": (
         "seed 1 with 45 epochs of the second P-ADMM step in place of 20: 1.22 % error on the test set",
     ),
