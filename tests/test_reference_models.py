@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, reject, settings
+from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from compress import cost
 from compress.compaction import Compaction, compact
+from compress.compaction.verify import NothingShown
 from compress.errors import CompactionError
 from compress_models import load
 
@@ -40,18 +41,28 @@ def zero_patterns(model: nn.Module, seed: int, filters: float, scattered: float)
 
 def proved(model: nn.Module, shape: tuple[int, ...]) -> Compaction:
     inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        outputs = model.double().eval()(inputs.double())
-        model.float()
-    if torch.equal(outputs[0], outputs[1]):  # nothing reaches the output: no comparison could prove anything
-        with pytest.raises(CompactionError, match="dead"):
-            compact(model, inputs)
+    try:
+        result = compact(model, inputs)
+    except NothingShown:
+        with torch.no_grad():
+            first, second = model.double().eval()(inputs.double())
+        assert (first - second).abs().max() < 1e-6 * first.abs().max()  # next to nothing reaches the output
         reject()
-    result = compact(model, inputs)
     assert result.max_error_relative < PROVED
     assert cost.nonzero_count(result.model) <= cost.nonzero_count(model)
     return result
 
+
+def test_nothing_is_proved_where_nothing_reaches_the_output() -> None:
+    model = load("lenet5")
+    with torch.no_grad():
+        model.get_parameter("fc1.weight").zero_()
+    with pytest.raises(CompactionError, match="dead"):
+        compact(model, torch.randn(2, 1, 28, 28))
+
+
+FOUND = (Phase.explicit, Phase.reuse, Phase.generate)
+"""Large networks are not shrunk: hundreds of them, held by their tracebacks, fill the memory."""
 
 fractions = st.sampled_from([0.0, 0.3, 0.6, 0.9])
 sparse = st.sampled_from([0.0, 0.5, 0.9, 0.99])
@@ -70,7 +81,7 @@ def test_lenet(name: str, shape: tuple[int, ...], activation: str, seed: int, fi
         assert result.channels_removed > 0
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, deadline=None, phases=FOUND)
 @given(seed=st.integers(0, 10**6), filters=fractions, scattered=sparse)
 def test_resnet20(seed: int, filters: float, scattered: float) -> None:
     """Convolutions are zero-padded and batch norm turns a zero filter into a constant: borders must be exact."""
@@ -80,7 +91,7 @@ def test_resnet20(seed: int, filters: float, scattered: float) -> None:
     proved(model, (3, 32, 32))
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2, deadline=None, phases=FOUND)
 @given(seed=st.integers(0, 10**6), filters=st.sampled_from([0.5, 0.9]), scattered=sparse)
 def test_vgg16(seed: int, filters: float, scattered: float) -> None:
     torch.manual_seed(seed)
