@@ -65,9 +65,9 @@ class ADMM(PruningMethod):
         rescale = state.numbers["rho"] / rho
         u = {name: (u[name] + w[name] - z[name]) * rescale for name in w}
         metrics = {
-            "rho": rho,
+            "rho": state.numbers["rho"],  # in force in this step, as in the residual
             "primal_residual": norm(minus(w, z)) / norm(w),
-            "dual_residual": rho * norm(minus(z, z_old)) / norm(w),
+            "dual_residual": state.numbers["rho"] * norm(minus(z, z_old)) / norm(w),
         }
         return State(state.masks, {}, pack(z=z, u=u, anchor=minus(z, u)), {"rho": rho}, metrics)
 

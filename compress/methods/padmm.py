@@ -106,9 +106,9 @@ class PADMM(PruningMethod):
         u = {name: (u[name] + w[name] - z[name]) * (state.numbers["sigma"] / sigma) for name in w}
         anchor = {name: (z[name] - u[name] + self.proximal * w[name]) / (1 + self.proximal) for name in w}
         metrics |= {
-            "sigma": sigma,
+            "sigma": state.numbers["sigma"],  # in force in this step, as in the residual
             "primal_residual": norm(minus(w, z)) / norm(w),
-            "dual_residual": sigma * norm(minus(z, z_old)) / norm(w),
+            "dual_residual": state.numbers["sigma"] * norm(minus(z, z_old)) / norm(w),
         }
         return State(state.masks, {}, pack(z=z, u=u, anchor=anchor), {"sigma": sigma}, metrics)
 

@@ -90,15 +90,15 @@ def test_dual_times_penalty_does_not_jump_when_sigma_grows() -> None:
 
 
 def test_what_it_logs_by_hand() -> None:
-    """theta = sqrt(2 lam / sigma) = 1, hard: Z goes from (3, 0.5) to (4, 0) while W = (4, 0.8)."""
+    """theta = sqrt(2 lam / 8) = 1, 8 being the last sigma, hard: Z goes from (3, 0.5) to (4, 0) while W = (4, 0.8); sigma doubles after."""
     values = {"w.weight": torch.tensor([3.0, 0.5])}
-    method = PADMM(lam=1.0, sigma=2.0, sigma_growth=1.0, hardness=1.5, ramp=0.0, updates_per_epoch=1)
+    method = PADMM(lam=4.0, sigma=2.0, sigma_growth=4.0, hardness=1.5, ramp=0.0, updates_per_epoch=1)
     view = view_of(values, Budget())
     state = method.init(view, {})
     values["w.weight"] = torch.tensor([4.0, 0.8])
     size = math.sqrt(4.0**2 + 0.8**2)
     expected = {
-        "surrogate": 1.0,  # lam times one nonzero
+        "surrogate": 1.0,  # sigma theta^2 / 2 times one nonzero
         "hardness": 1.5,
         "kept": 0.5,
         "sigma": 2.0,
