@@ -80,7 +80,9 @@ def test_what_was_dropped_ranks_last_in_the_order_of_the_norms() -> None:
     assert [True, False, False, True] == free.masks[W].tolist()
 
 
-@pytest.mark.parametrize("knob", [{"hysteresis": 1.0}, {"gamma": -1.0}, {"stop": 0.0}, {"ramp": 0.8}, {"updates_per_epoch": 0}])
+@pytest.mark.parametrize(
+    "knob", [{"hysteresis": 1.0}, {"gamma": -1.0}, {"stop": 0.0}, {"ramp": 0.8}, {"updates_per_epoch": 0}]
+)
 def test_impossible_knobs_are_refused(knob: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="surgery needs"):
         Surgery(**knob)  # type: ignore[arg-type]
