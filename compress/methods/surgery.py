@@ -10,7 +10,6 @@ from torch import Tensor
 from compress.errors import UsageError
 from compress.masks import Masks, Values, burn
 from compress.method import Clock, Outcome, PruningMethod, State, View
-from compress.schedule import cubic
 from compress.scoring import left
 from compress.splitting import pack, unpack
 from compress.units import Keep
@@ -39,8 +38,6 @@ class Surgery(PruningMethod):
         gamma: how fast revisions become rare.
         power: exponent of that.
         stop: fraction of the run after which the masks are fixed.
-        ramp: fraction of the run over which the budget's sparsity rises, along `gradual`'s cubic; 0 asks for all of
-            it from the start, as the paper does.
     """
 
     threshold: Literal["budget", "deviation"] = "budget"
@@ -50,7 +47,6 @@ class Surgery(PruningMethod):
     gamma: float = 1e-4
     power: float = 1.0
     stop: float = 0.75
-    ramp: float = 0.0
 
     @property
     def needs_budget(self) -> bool:
@@ -60,14 +56,14 @@ class Surgery(PruningMethod):
     def __post_init__(self) -> None:
         if not (0 <= self.hysteresis < 1 and self.gamma >= 0 and self.power >= 0):
             raise UsageError(f"surgery needs hysteresis in [0, 1), gamma >= 0 and power >= 0; got {self}")
-        if not (0 <= self.ramp <= self.stop <= 1 and self.stop > 0 and self.updates_per_epoch >= 1):
-            raise UsageError(f"surgery needs 0 <= ramp <= stop <= 1, stop > 0 and updates_per_epoch >= 1; got {self}")
+        if not (0 < self.stop <= 1 and self.updates_per_epoch >= 1):
+            raise UsageError(f"surgery needs stop in (0, 1] and updates_per_epoch >= 1; got {self}")
 
     def init(self, view: View, masks: Masks) -> State:
         """Nothing is dropped yet."""
         scores = view.units.scores(view.values)
         if self.threshold == "budget":
-            limits = self._smallest_kept(view, scores, masks, 0.0)
+            limits = _smallest_kept(view, scores, masks)
         else:
             limits = {block: self._deviation(score) for block, score in scores.items()}
         kept = {block: torch.ones_like(score, dtype=torch.bool) for block, score in scores.items()}
@@ -89,7 +85,7 @@ class Surgery(PruningMethod):
             return state
         scores = view.units.scores(view.values)
         if self.threshold == "budget" and clock.due(self.updates_per_epoch):
-            state = replace(state, numbers=self._smallest_kept(view, scores, state.masks, clock.progress))
+            state = replace(state, numbers=_smallest_kept(view, scores, state.masks))
         if draw >= (1 + self.gamma * clock.step) ** -self.power:
             return state
         before = left(view.units, unpack(state.tensors, "mask"))
@@ -114,13 +110,11 @@ class Surgery(PruningMethod):
         some = score[score > 0]
         return max(float(some.mean() + self.c * some.std(correction=0)), 0.0)
 
-    def _smallest_kept(
-        self, view: View, scores: Mapping[str, Tensor], masks: Masks, progress: float
-    ) -> dict[str, float]:
-        """Per layer, the smallest norm in the selection that meets the budget, or what the ramp has reached of it."""
-        at = progress / self.ramp if self.ramp else 1.0
-        keep = left(view.units, view.select(scores, masks, lambda kept: cubic(kept, at, view.start)))
-        return {block: float(score[keep[block]].min()) for block, score in scores.items()}
+
+def _smallest_kept(view: View, scores: Mapping[str, Tensor], masks: Masks) -> dict[str, float]:
+    """Per layer, the smallest norm in the selection that meets the budget."""
+    keep = left(view.units, view.select(scores, masks))
+    return {block: float(score[keep[block]].min()) for block, score in scores.items()}
 
 
 def _count(keep: Keep) -> int:

@@ -46,17 +46,6 @@ def test_thresholds_of_the_layer_and_of_the_budget() -> None:
     assert 3.0 == Surgery().init(view_of(values, Budget(keep={"w": 2})), {}).numbers["w"]
 
 
-def test_the_threshold_rises_along_the_ramp() -> None:
-    """Of 8 weights the cubic keeps 8 at the start, 1 + 7 / 8 = 1.875 (so 1) at half and 1 from the ramp's end on."""
-    values = {W: torch.arange(1.0, 9.0)}
-    method, view = Surgery(ramp=0.5, updates_per_epoch=100), view_of(values, Budget(compression=8))
-    state = method.init(view, {})
-    assert 1.0 == state.numbers["w"]
-    at = {step: method.update(view, state, Clock(step, 100, 100)).numbers["w"] for step in (5, 25, 50, 60)}
-    # 1 + 7 * 0.9^3 = 6.1 of 8 stay at step 5
-    assert {5: 3.0, 25: 8.0, 50: 8.0, 60: 8.0} == at
-
-
 def test_revisions_become_rare_and_stop() -> None:
     values = {W: torch.tensor([1.0, 3.0])}
     method = Surgery(threshold="deviation", gamma=1.0, stop=0.5)
@@ -80,9 +69,7 @@ def test_what_was_dropped_ranks_last_in_the_order_of_the_norms() -> None:
     assert [True, False, False, True] == free.masks[W].tolist()
 
 
-@pytest.mark.parametrize(
-    "knob", [{"hysteresis": 1.0}, {"gamma": -1.0}, {"stop": 0.0}, {"ramp": 0.8}, {"updates_per_epoch": 0}]
-)
+@pytest.mark.parametrize("knob", [{"hysteresis": 1.0}, {"gamma": -1.0}, {"stop": 0.0}, {"updates_per_epoch": 0}])
 def test_impossible_knobs_are_refused(knob: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="surgery needs"):
         Surgery(**knob)  # type: ignore[arg-type]
