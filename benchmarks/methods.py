@@ -18,6 +18,7 @@ from typing import Any
 from reproduce import HERE, provenance
 
 from compress import methods, recipe_text
+from compress.method import PruningMethod
 from compress.pipeline import prune_and_export
 from compress.progress import Display
 from compress.question import asked
@@ -56,11 +57,16 @@ PLANS: dict[str, dict[str, Any]] = {
 }
 """Steps of methods that are not one phase of their own and one of retraining under the case's budget."""
 
+VARIANTS = {"gradual-obd": {"criterion": "obd"}}
+"""Knobs worth a row of their own, by METHOD-WHAT."""
+
+NAMES = [*methods.names(), *VARIANTS]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=methods.names(), default=methods.names())
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -73,24 +79,29 @@ def main() -> None:
     (HERE / "METHODS.md").write_text(table())
 
 
+def method_of(name: str) -> type[PruningMethod]:
+    """The method of a row."""
+    return methods.find(name.partition("-")[0])
+
+
 def has_place(kind: str, name: str) -> bool:
     """Whether a method is measured: one that meets no budget only with a plan, on single weights as in its paper."""
-    method = methods.find(name)
+    method = method_of(name)
     return kind not in method.refuses and (method.meets_budget or (kind == "element" and name in PLANS))
 
 
 def recipe(kind: str, name: str, seed: int) -> Recipe:
     """What a run does."""
-    case, method = CASES[kind], methods.find(name)
+    case, method = CASES[kind], method_of(name)
     own = 8 if method.epochs == 5 else method.epochs
     trained = own if method.trains else 0
-    plan = PLANS.get(name, {"epochs": own, "finetune": {"epochs": EPOCHS - trained}})
+    plan, knobs = PLANS.get(name, {"epochs": own, "finetune": {"epochs": EPOCHS - trained}}), VARIANTS.get(name, {})
     return recipe_text.build(
         {
             "model": case["model"],
             "data": {"name": "mnist", "held_out": 5000},
             "train": {"epochs": 6},
-            "prune": [{"method": name, "units": kind, "budget": case["budget"], **plan}],
+            "prune": [{"method": name.partition("-")[0], "units": kind, "budget": case["budget"], **plan, **knobs}],
             "export": {"formats": ["onnx"]},
             "validate": {"seconds": 1, "repeats": 3},
             "seed": seed,
@@ -136,7 +147,7 @@ def table() -> str:
             if by != now:
                 lines += [f"Measured when layers were compared `{by}`; `--units {kind}` takes `{now}` now.", ""]
             found = [row for row in rows if (row["kind"], ranking(row)) == (kind, by)]
-            missing = [n for n in methods.names() if has_place(kind, n) and n not in {row["method"] for row in found}]
+            missing = [n for n in NAMES if has_place(kind, n) and n not in {row["method"] for row in found}]
             if found:
                 lines += [*_section(found), ""]
             if missing:
@@ -148,7 +159,7 @@ def _section(rows: list[dict[str, Any]]) -> list[str]:
     by_method: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    whole = {name: by_method.pop(name) for name in list(by_method) if not methods.find(name).meets_budget}
+    whole = {name: by_method.pop(name) for name in list(by_method) if not method_of(name).meets_budget}
     dense = mean(row["dense"]["accuracy"] for row in rows)
     notes = [
         f"{name}, dense again at its end after {EPOCHS} epochs more: {_accuracy(found)}, seeds {_seeds(found)}."

@@ -30,7 +30,7 @@ class Gradual(PruningMethod):
     Attributes:
         updates_per_epoch: selections per epoch.
         ramp: fraction of the run over which the sparsity rises.
-        criterion: what units are ranked by, ``norm`` as in the paper, or ``obd``, which is better where little stays.
+        criterion: what units are ranked by, ``norm`` as in the paper, or ``obd``, for hundreds of weights to one.
         memory: of h, what stays of it per step, in [0, 1).
     """
 

@@ -71,7 +71,7 @@ def test_updates_by_hand() -> None:
 
 
 def test_residuals_by_hand() -> None:
-    """Z goes from (3, 0) to (0, 2) while W = (1, 2): ||W - Z|| = 1, ||Z - Z_old||^2 = 13, ||W||^2 = 5; rho grows after."""
+    """Z goes from (3, 0) to (0, 2) while W = (1, 2): ||W - Z|| = 1, ||Z - Z_old||^2 = 13, ||W||^2 = 5."""
     values = {"w.weight": torch.tensor([3.0, 1.0])}
     method = ADMM(rho=2.0, rho_growth=16.0, updates_per_epoch=1, ramp=0.0)
     view = view_of(values, Budget(keep={"w": 1}))

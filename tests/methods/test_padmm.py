@@ -90,7 +90,7 @@ def test_dual_times_penalty_does_not_jump_when_sigma_grows() -> None:
 
 
 def test_what_it_logs_by_hand() -> None:
-    """theta = sqrt(2 lam / 8) = 1, 8 being the last sigma, hard: Z goes from (3, 0.5) to (4, 0) while W = (4, 0.8); sigma doubles after."""
+    """theta = sqrt(2 lam / the last sigma, 8) = 1: Z goes from (3, 0.5) to (4, 0) while W = (4, 0.8)."""
     values = {"w.weight": torch.tensor([3.0, 0.5])}
     method = PADMM(lam=4.0, sigma=2.0, sigma_growth=4.0, hardness=1.5, ramp=0.0, updates_per_epoch=1)
     view = view_of(values, Budget())
