@@ -44,7 +44,7 @@ SMOKE = {
     "lenet5-mnist-deep-compression": ("like_mnist", 2),
     "lenet5-mnist-padmm": ("like_mnist", 2),
     "lenet5-mnist-310x": ("like_mnist", 2),
-    "lenet5-mnist-padmm-sigmoid": ("like_mnist", 3),
+    "lenet5-mnist-padmm-sigmoid": ("like_mnist", 2),
     "lenet300-mnist-80x": ("like_mnist", 1),
     "lenet300-mnist-lottery": ("like_mnist", 1),
     "lenet300-mnist-padmm": ("like_mnist", 1),
