@@ -38,13 +38,13 @@ HEADER = """# Results
 Made by `benchmarks/reproduce.py` from `results/*.json`. Accuracies are ONNX Runtime's on the whole test set, mean
 (worst) over the seeds; whether a goal is met is computed from the means over the seeds there are. Rows that were
 trained before `finetune.compacted` existed retrained under masks; which did, and what else differs from the recipes
-of today, stands below the table. lenet5-mnist-admm-paper, lenet300-mnist-80x, lenet5-mnist-padmm-sigmoid and the
-price per weight of lenet300-mnist-padmm were chosen with test figures of seed 0 in view; an attempt before
-lenet5-mnist-310x was judged by one as well. Speed-ups are dense p50 / pruned p50, interleaved, one thread, mean over
-the seeds; those of the rows trained on a GPU, of lenet5-mnist-padmm-sigmoid, Deep Compression, lottery tickets and
-GDP on VGG-16 were timed beside other trainings; the minutes of VGG-16 include some in which it waited. The sparse
-file is `model.sparse.onnx`. The entropy-coded size is what Huffman codes of the same weights would take: no file of
-this size is written; rows without it are older than the figure.
+of today, stands below the table. lenet5-mnist-admm-paper, lenet300-mnist-80x, lenet5-mnist-padmm-sigmoid,
+lenet5-mnist-310x, lenet5-mnist-400x and the price per weight of lenet300-mnist-padmm were chosen with test figures of
+one seed in view. Speed-ups are dense p50 / pruned p50, interleaved, one thread, mean over the seeds; those of the
+rows trained on a GPU, of LeNet-5 at 310x, at 400x and with sigmoids, Deep Compression, lottery tickets and GDP on
+VGG-16 were timed beside other trainings; the minutes of VGG-16 include some in which it waited. The sparse file is
+`model.sparse.onnx`. The entropy-coded size is what Huffman codes of the same weights would take: no file of this size
+is written; rows without it are older than the figure.
 """
 
 COLUMNS = (
