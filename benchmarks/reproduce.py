@@ -154,7 +154,7 @@ def table() -> str:
     environments = [row["environment"] for row in rows]
     machines = sorted({f"{e['cpu']}, {e['cores']} cores, {e['device']}, {e['precision']}" for e in environments})
     lines += ["", f"Machines: {'; '.join(machines)}. MACs: {MACS_CONVENTION}."]
-    return "\n".join([*lines, "", *_how(rows), "", *_tried(groups)]) + "\n"
+    return "\n".join([*lines, "", *_how(rows), "", *_tried()]) + "\n"
 
 
 def _groups() -> Groups:
@@ -246,16 +246,15 @@ def _named(rows: list[Row]) -> str:
     return "; ".join(f"{name} ({', '.join(found)})" for name, found in seeds.items())
 
 
-def _tried(groups: Groups) -> list[str]:
-    missed = dict.fromkeys(name for name, changed in groups if _verdict(groups, name, changed) == "missed")
-    lines = ["## What was tried where a goal is missed", ""]
+def _tried() -> list[str]:
+    lines = ["## What else was tried", ""]
     lines += [
-        "Seed 0 unless said; of these only the recipes' own runs are kept. Held-out images are training images.",
+        "Seed 0 unless said; runs that are not in the table are not kept. Held-out images are training images.",
         "",
     ]
-    for name in missed:
-        lines += [f"- {name}", *(f"  - {attempt}" for attempt in TRIED.get(name, ()))]
-    return lines if missed else []
+    for name, attempts in TRIED.items():
+        lines += [f"- {name}", *(f"  - {attempt}" for attempt in attempts)]
+    return lines
 
 
 if __name__ == "__main__":
