@@ -132,7 +132,7 @@ Made by `benchmarks/methods.py` from `results/methods/*.json`; its docstring say
 whole test set, mean (worst) over the seeds and their standard deviation; `vs magnitude` is in percentage points.
 Knobs at their defaults, nothing tuned: a method that needs hundreds of epochs cannot show itself here, and one seed
 tells apart no more than large differences. `snip` is measured on the trained network like all others, where its own
-text says that it is meant for the untrained one.
+text says that it is meant for the untrained one. `gradual-obd` is `gradual` with `criterion = "obd"`.
 """
 
 
